@@ -1,0 +1,98 @@
+//! The account: every page that is present is kept, dropped for a reason, or unreadable.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a page is not in the dump.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reason {
+    /// All bytes zero (level bit 1).
+    Zero,
+    /// Page cache without private data (bit 2, and bit 4).
+    Cache,
+    /// Page cache with private data (bit 4).
+    CachePrivate,
+    /// Anonymous memory (bit 8).
+    User,
+    /// hugetlb (bit 8).
+    Hugetlb,
+    /// Free, in the buddy allocator (bit 16).
+    Free,
+    /// Not yet accepted by a confidential guest (bit 16).
+    Unaccepted,
+    /// Hardware memory error (always).
+    Hwpoison,
+    /// Logically offline: ballooned, virtio-mem (always).
+    Offline,
+}
+
+/// Pages, counted. [`Account::balanced`] holds at the end of every run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// Pages the vmcore has.
+    pub present: u64,
+    /// Pages in the dump.
+    pub kept: u64,
+    /// Dropped: all zero (a kdump-compressed dump still answers for them, with one shared page).
+    pub zero: u64,
+    /// Dropped: page cache.
+    pub cache: u64,
+    /// Dropped: page cache with private data.
+    pub cache_private: u64,
+    /// Dropped: anonymous.
+    pub user: u64,
+    /// Dropped: hugetlb.
+    pub hugetlb: u64,
+    /// Dropped: free.
+    pub free: u64,
+    /// Dropped: unaccepted.
+    pub unaccepted: u64,
+    /// Dropped: hardware memory error.
+    pub hwpoison: u64,
+    /// Dropped: offline.
+    pub offline: u64,
+    /// To be kept, but the vmcore could not be read there.
+    pub unreadable: u64,
+    /// To be kept, but the target ended first.
+    pub unwritten: u64,
+}
+
+impl Account {
+    /// Counts `pages` as dropped.
+    pub fn drop_pages(&mut self, reason: Reason, pages: u64) {
+        let slot = match reason {
+            Reason::Zero => &mut self.zero,
+            Reason::Cache => &mut self.cache,
+            Reason::CachePrivate => &mut self.cache_private,
+            Reason::User => &mut self.user,
+            Reason::Hugetlb => &mut self.hugetlb,
+            Reason::Free => &mut self.free,
+            Reason::Unaccepted => &mut self.unaccepted,
+            Reason::Hwpoison => &mut self.hwpoison,
+            Reason::Offline => &mut self.offline,
+        };
+        *slot = slot.saturating_add(pages);
+    }
+
+    /// Everything dropped, by whatever reason.
+    pub fn dropped(&self) -> u64 {
+        [
+            self.zero,
+            self.cache,
+            self.cache_private,
+            self.user,
+            self.hugetlb,
+            self.free,
+            self.unaccepted,
+            self.hwpoison,
+            self.offline,
+        ]
+        .iter()
+        .fold(0, |sum, n| sum.saturating_add(*n))
+    }
+
+    /// kept + dropped + unreadable + unwritten = present.
+    pub fn balanced(&self) -> bool {
+        self.kept.saturating_add(self.dropped()).saturating_add(self.unreadable).saturating_add(self.unwritten)
+            == self.present
+    }
+}

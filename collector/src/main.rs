@@ -1,0 +1,2 @@
+//! `vmcore-collect`: PID 1 in the crash kernel; a dump filter by hand.
+fn main() {}

@@ -1,0 +1,154 @@
+//! `manifest.json`: what became of a crash, written last beside the dump. The machine-readable truth of a dump directory.
+
+use crate::filter::Account;
+use crate::plan::{Compression, Format};
+use crate::problem::Problem;
+use serde::{Deserialize, Serialize};
+
+/// Version of this structure.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// How much of the dead kernel was saved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing.
+    Nothing,
+    /// The kernel log only.
+    DmesgOnly,
+    /// The kernel log and a part of the dump, still called `vmcore-incomplete`.
+    Partial,
+    /// Everything the plan asks for.
+    Complete,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::DmesgOnly => "dmesg-only",
+            Self::Partial => "partial",
+            Self::Complete => "complete",
+        })
+    }
+}
+
+/// A step of the capture, in the order they run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// /proc, /sys, /dev.
+    Mount,
+    /// Kernel modules.
+    Modules,
+    /// Waiting for the target's device, and mounting it.
+    Devices,
+    /// Network; later.
+    Network,
+    /// The kernel log.
+    Dmesg,
+    /// The dump.
+    Dump,
+    /// Rename, manifest, sync, unmount.
+    Finish,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "mount",
+            Self::Modules => "modules",
+            Self::Devices => "devices",
+            Self::Network => "network",
+            Self::Dmesg => "dmesg",
+            Self::Dump => "dump",
+            Self::Finish => "finish",
+        })
+    }
+}
+
+/// When a stage ran and how it ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// Which.
+    pub stage: Stage,
+    /// Its start, milliseconds since the crash kernel booted.
+    pub started_ms: u64,
+    /// Its length, milliseconds.
+    pub took_ms: u64,
+    /// `None` when it succeeded, else why it did not.
+    pub failure: Option<String>,
+}
+
+/// One dump file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DumpReport {
+    /// Its name in the directory; ends in `-incomplete` when it is.
+    pub file: String,
+    /// Container.
+    pub format: Format,
+    /// Filter level that was asked for.
+    pub level: u8,
+    /// Filter level that was applied: lower when metadata of the vmcore was damaged.
+    pub level_applied: u8,
+    /// Codec.
+    pub compression: Compression,
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// What became of each page.
+    pub pages: Account,
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Milliseconds spent deciding which pages to keep.
+    pub scan_ms: u64,
+    /// Milliseconds spent reading, compressing and writing them.
+    pub write_ms: u64,
+    /// Whether every page that was to be kept is in the file.
+    pub complete: bool,
+}
+
+/// The crashed kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CrashedKernel {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// `uname -n`.
+    pub nodename: String,
+    /// Seconds since 1970 of the crash, from VMCOREINFO's CRASHTIME.
+    pub crash_time: Option<u64>,
+    /// The first line of the log that says why, `Kernel panic - not syncing: …` and the like.
+    pub panic_message: Option<String>,
+}
+
+/// What became of a crash.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub version: u32,
+    /// Program and version that wrote this.
+    pub writer: String,
+    /// How much was saved.
+    pub outcome: Outcome,
+    /// The host's name from the plan.
+    pub host: String,
+    /// Hash of the image that ran, from the crash kernel's command line.
+    pub image: Option<String>,
+    /// The crashed kernel.
+    pub kernel: CrashedKernel,
+    /// The dumps, in the plan's order.
+    pub dumps: Vec<DumpReport>,
+    /// The stages that ran.
+    pub stages: Vec<StageRecord>,
+    /// Soft errors.
+    pub problems: Vec<Problem>,
+    /// Peak resident memory of the engine, KiB.
+    pub engine_peak_kib: Option<u64>,
+    /// Memory of the crash kernel, KiB: MemTotal of /proc/meminfo.
+    pub mem_total_kib: Option<u64>,
+    /// The least MemAvailable that was seen while dumping, KiB.
+    pub mem_available_min_kib: Option<u64>,
+}

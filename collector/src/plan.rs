@@ -1,0 +1,258 @@
+//! The plan: everything that is decided before the crash, and the whole contract between `config`, `initramfs` and
+//! the collector. It is baked into the image as [`PLAN_PATH`], JSON.
+//!
+//! In it no name is left to resolve and no choice to make: modules are a list in load order, the device is a stable
+//! identity, limits are numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Where the plan lies in the image.
+pub const PLAN_PATH: &str = "/plan.json";
+
+/// Version of this structure; a collector refuses a plan of another version.
+pub const PLAN_VERSION: u32 = 1;
+
+/// What to do after the crash.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`PLAN_VERSION`].
+    pub version: u32,
+    /// The host's name: the first part of the dump's directory.
+    pub host: String,
+    /// `uname -r` of the crash kernel, for which `modules` are.
+    pub kernel_release: String,
+    /// Modules to load, in this order.
+    pub modules: Vec<Module>,
+    /// Where dumps go, in the order to try. One for now.
+    pub targets: Vec<Target>,
+    /// What to write to the target, in this order; the first is the dump proper.
+    pub dumps: Vec<DumpSpec>,
+    /// Deadlines.
+    pub limits: Limits,
+    /// What to do once the dump is complete.
+    pub final_action: Action,
+    /// What to do when it is not.
+    pub on_failure: Action,
+}
+
+/// A kernel module in the image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Module {
+    /// Its name, underscores for dashes, as in /proc/modules.
+    pub name: String,
+    /// Its file in the image, uncompressed.
+    pub path: String,
+    /// Options for `finit_module`, as in modprobe.d; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub options: String,
+    /// Whether the target is out of reach without it. An optional one (a softdep) may fail silently.
+    pub required: bool,
+}
+
+/// A place for dumps.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum Target {
+    /// A directory of a file system on a local block device.
+    Local(LocalTarget),
+}
+
+/// A directory of a file system on a local block device.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalTarget {
+    /// The device, by an identity that survives a reboot.
+    pub device: DeviceId,
+    /// File system type for mount(2): `ext4`, `xfs`.
+    pub filesystem: String,
+    /// Mount options for mount(2)'s data argument; may be empty.
+    #[serde(default)]
+    pub options: String,
+    /// Directory below the *root of that file system*, absolute: `/var/crash`, `/`.
+    pub directory: String,
+}
+
+/// How a block device is found again. Written `UUID=…`, `PARTUUID=…`, `LABEL=…`, or a path.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceId {
+    /// File system UUID, as blkid prints it.
+    Uuid(String),
+    /// Partition UUID (GPT), or `disk signature-number` (MBR), as blkid prints it.
+    PartUuid(String),
+    /// File system label.
+    Label(String),
+    /// A device node. Names change between boots; the last resort.
+    Path(String),
+}
+
+impl std::fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uuid(v) => write!(f, "UUID={v}"),
+            Self::PartUuid(v) => write!(f, "PARTUUID={v}"),
+            Self::Label(v) => write!(f, "LABEL={v}"),
+            Self::Path(v) => f.write_str(v),
+        }
+    }
+}
+
+impl From<DeviceId> for String {
+    fn from(id: DeviceId) -> Self {
+        id.to_string()
+    }
+}
+
+/// A text that names no device.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?} names no device: expected UUID=…, PARTUUID=…, LABEL=… or a path below /dev/")]
+pub struct BadDeviceId(pub String);
+
+impl TryFrom<String> for DeviceId {
+    type Error = BadDeviceId;
+    fn try_from(text: String) -> Result<Self, BadDeviceId> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for DeviceId {
+    type Err = BadDeviceId;
+    fn from_str(text: &str) -> Result<Self, BadDeviceId> {
+        let bad = || BadDeviceId(text.to_owned());
+        if text.starts_with("/dev/") && text.len() > "/dev/".len() {
+            return Ok(Self::Path(text.to_owned()));
+        }
+        let (tag, value) = text.split_once('=').ok_or_else(bad)?;
+        let value = value.trim_matches('"').to_owned();
+        if value.is_empty() {
+            return Err(bad());
+        }
+        match tag {
+            "UUID" => Ok(Self::Uuid(value)),
+            "PARTUUID" => Ok(Self::PartUuid(value)),
+            "LABEL" => Ok(Self::Label(value)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+/// One file to write: which pages, in which format.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpSpec {
+    /// Its name in the dump's directory: `vmcore`.
+    pub file: String,
+    /// Filter level, 0 to 31, as makedumpfile's `-d`.
+    pub level: u8,
+    /// Container.
+    pub format: Format,
+    /// Codec of each page; ignored by ELF and raw.
+    pub compression: Compression,
+}
+
+/// The container of a dump.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// kdump-compressed, version 6: what `crash` and `drgn` read.
+    Kdump,
+    /// An ELF core, as makedumpfile's `-E`.
+    Elf,
+    /// The vmcore byte for byte, unfiltered.
+    Raw,
+}
+
+/// The codec of pages. Written `none`, `zstd`, `zstd:LEVEL`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Compression {
+    /// Pages as they are.
+    None,
+    /// zstd at this level; negative levels are faster.
+    Zstd(i32),
+}
+
+impl Compression {
+    /// What is used where nobody says otherwise.
+    pub const DEFAULT: Self = Self::Zstd(1);
+}
+
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+impl From<Compression> for String {
+    fn from(c: Compression) -> Self {
+        c.to_string()
+    }
+}
+
+/// A text that names no codec.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?} is no compression: expected none, zstd or zstd:LEVEL with a level from -7 to 19")]
+pub struct BadCompression(pub String);
+
+impl TryFrom<String> for Compression {
+    type Error = BadCompression;
+    fn try_from(text: String) -> Result<Self, BadCompression> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for Compression {
+    type Err = BadCompression;
+    fn from_str(text: &str) -> Result<Self, BadCompression> {
+        let bad = || BadCompression(text.to_owned());
+        match text {
+            "none" => Ok(Self::None),
+            "zstd" => Ok(Self::DEFAULT),
+            _ => {
+                let level: i32 = text.strip_prefix("zstd:").and_then(|l| l.parse().ok()).ok_or_else(bad)?;
+                if (-7..=19).contains(&level) { Ok(Self::Zstd(level)) } else { Err(bad()) }
+            }
+        }
+    }
+}
+
+/// Deadlines, in seconds. After a deadline the stage is killed and the failure path taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Loading all modules.
+    pub modules: u64,
+    /// Waiting for the target's device to appear.
+    pub device: u64,
+    /// Mounting, journal replay included.
+    pub mount: u64,
+    /// The engine without progress.
+    pub stall: u64,
+    /// The engine in all.
+    pub engine: u64,
+    /// Rename, manifest, sync and unmount.
+    pub finish: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { modules: 60, device: 60, mount: 120, stall: 120, engine: 4 * 3600, finish: 60 }
+    }
+}
+
+/// What the machine does at the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Restart.
+    Reboot,
+    /// Stop, power on.
+    Halt,
+    /// Power off.
+    Poweroff,
+}

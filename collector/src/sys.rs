@@ -1,0 +1,124 @@
+//! The only unsafe code of the project: system calls for which `nix` has no safe call.
+
+#![expect(unsafe_code, reason = "system calls without a safe wrapper; see each SAFETY")]
+
+use nix::unistd::{ForkResult, Pid};
+use std::ffi::{CStr, c_void};
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+
+/// A read-only private mapping of a stretch of a file.
+pub struct Mapping {
+    base: NonNull<c_void>,
+    mapped: usize,
+    skip: usize,
+    len: usize,
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Mapping {
+    /// Maps `len` bytes from `at`, which need not be aligned. Meant for /proc/vmcore, whose contents cannot change and
+    /// cannot shrink; a regular file is to be read, as a truncation would end the process with SIGBUS.
+    pub fn of_vmcore(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let page = 4096_u64.max(host_page_size());
+        let start = at / page * page;
+        let skip = usize::try_from(at - start).map_err(io::Error::other)?;
+        let mapped = skip.checked_add(len).and_then(NonZeroUsize::new).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = i64::try_from(start).map_err(io::Error::other)?;
+        // SAFETY: a fresh private read-only mapping at an address of the kernel's choice aliases nothing of ours.
+        let base = unsafe {
+            nix::sys::mman::mmap(
+                None,
+                mapped,
+                nix::sys::mman::ProtFlags::PROT_READ,
+                nix::sys::mman::MapFlags::MAP_PRIVATE,
+                file,
+                offset,
+            )
+        }?;
+        Ok(Self { base, mapped: mapped.get(), skip, len })
+    }
+}
+
+impl Deref for Mapping {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: skip + len = mapped, so the result is inside the mapping.
+        let start = unsafe { self.base.cast::<u8>().add(self.skip) };
+        // SAFETY: the range was mapped readable by `of_vmcore`, lives until `drop`, and the memory of a dead kernel does not change.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: base and mapped are what mmap returned, and no borrow outlives self.
+        if let Err(e) = unsafe { nix::sys::mman::munmap(self.base, self.mapped) } {
+            log::debug!("munmap: {e}");
+        }
+    }
+}
+
+/// Page size of the machine this runs on (not of the crashed kernel).
+pub fn host_page_size() -> u64 {
+    // SAFETY: sysconf takes an integer and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
+/// Flag of [`kexec_file_load`]: remove the loaded image.
+pub const KEXEC_FILE_UNLOAD: u64 = 1;
+/// Flag of [`kexec_file_load`]: load into the crash reservation.
+pub const KEXEC_FILE_ON_CRASH: u64 = 2;
+/// Flag of [`kexec_file_load`]: there is no initramfs.
+pub const KEXEC_FILE_NO_INITRAMFS: u64 = 4;
+
+/// `kexec_file_load(2)`. With `KEXEC_FILE_UNLOAD` the files are not looked at.
+pub fn kexec_file_load(kernel: Option<&File>, initrd: Option<&File>, cmdline: &CStr, flags: u64) -> io::Result<()> {
+    let fd = |f: Option<&File>| f.map_or(-1, AsRawFd::as_raw_fd);
+    // SAFETY: cmdline is NUL-terminated and its length counts the NUL, as the call wants; the fds are open or -1.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            fd(kernel),
+            fd(initrd),
+            cmdline.to_bytes_with_nul().len(),
+            cmdline.as_ptr(),
+            flags,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Runs `work` in a child process and returns its pid. The child ends with the returned status and runs no destructors
+/// of the parent. Only for single-threaded callers.
+pub fn spawn(work: impl FnOnce() -> i32) -> io::Result<Pid> {
+    // SAFETY: the caller is single-threaded (PID 1), so no lock can be held by a thread that the child does not have.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let status = work();
+            // SAFETY: _exit ends the process at once.
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+/// Starts write-back of `[at, at+len)` and waits until it is done, so that dirty pages do not pile up.
+pub fn sync_file_range(file: &File, at: u64, len: u64) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let at = i64::try_from(at).map_err(io::Error::other)?;
+    let len = i64::try_from(len).map_err(io::Error::other)?;
+    // SAFETY: the fd is open; the call touches no memory of ours.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

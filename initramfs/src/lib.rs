@@ -1,0 +1,1 @@
+//! Planning, packing: see the brief.
