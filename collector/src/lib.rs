@@ -13,4 +13,5 @@ pub mod plan;
 pub mod problem;
 pub mod progress;
 pub mod sys;
+pub mod target;
 pub mod vmcore;

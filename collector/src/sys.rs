@@ -83,7 +83,12 @@ pub const KEXEC_FILE_ON_CRASH: u64 = 2;
 pub const KEXEC_FILE_NO_INITRAMFS: u64 = 4;
 
 /// `kexec_file_load(2)`. With `KEXEC_FILE_UNLOAD` the files are not looked at.
-pub fn kexec_file_load(kernel: Option<&File>, initrd: Option<&File>, cmdline: &CStr, flags: u64) -> io::Result<()> {
+pub fn kexec_file_load(
+    kernel: Option<&File>,
+    initrd: Option<&File>,
+    cmdline: &CStr,
+    flags: u64,
+) -> io::Result<()> {
     let fd = |f: Option<&File>| f.map_or(-1, AsRawFd::as_raw_fd);
     // SAFETY: cmdline is NUL-terminated and its length counts the NUL, as the call wants; the fds are open or -1.
     let result = unsafe {
@@ -115,7 +120,8 @@ pub fn spawn(work: impl FnOnce() -> i32) -> io::Result<Pid> {
 
 /// Starts write-back of `[at, at+len)` and waits until it is done, so that dirty pages do not pile up.
 pub fn sync_file_range(file: &File, at: u64, len: u64) -> io::Result<()> {
-    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     let at = i64::try_from(at).map_err(io::Error::other)?;
     let len = i64::try_from(len).map_err(io::Error::other)?;
     // SAFETY: the fd is open; the call touches no memory of ours.
