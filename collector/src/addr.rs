@@ -82,6 +82,7 @@ impl PageSize {
         1 << self.shift
     }
     /// Bytes in a page, for buffers.
+    #[expect(clippy::len_without_is_empty, reason = "a page is never empty")]
     pub const fn len(self) -> usize {
         1 << self.shift
     }

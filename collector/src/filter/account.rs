@@ -92,7 +92,10 @@ impl Account {
 
     /// kept + dropped + unreadable + unwritten = present.
     pub fn balanced(&self) -> bool {
-        self.kept.saturating_add(self.dropped()).saturating_add(self.unreadable).saturating_add(self.unwritten)
+        self.kept
+            .saturating_add(self.dropped())
+            .saturating_add(self.unreadable)
+            .saturating_add(self.unwritten)
             == self.present
     }
 }

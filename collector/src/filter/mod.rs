@@ -1,10 +1,11 @@
 //! Decision: which pages are kept.
 
 mod account;
+mod bitmap;
 
 pub use account::{Account, Reason};
+pub use bitmap::Bitmap;
 
-use crate::addr::Pfn;
 use crate::kernel::Kernel;
 use crate::problem::Problems;
 use crate::progress::Progress;
@@ -39,40 +40,6 @@ impl Level {
     }
 }
 
-/// One bit a page. Bit i of byte i/8, least significant first, is pfn i: the layout of the kdump-compressed format.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Bitmap {
-    bytes: Vec<u8>,
-    len: u64,
-}
-
-impl Bitmap {
-    /// The bytes, rounded up; bits past the end are zero.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-    /// Number of bits.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-    /// No bits at all.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-    /// Whether a pfn's bit is set; false past the end.
-    pub fn get(&self, _pfn: Pfn) -> bool {
-        false
-    }
-    /// Number of bits set.
-    pub fn count(&self) -> u64 {
-        0
-    }
-    /// Runs of set bits, half-open `[start, end)`, ascending.
-    pub fn runs(&self) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
-        std::iter::empty()
-    }
-}
-
 /// What the filter decided. Zero pages are found only when pages are read, so `keep` still has them and `account`
 /// does not yet know them.
 #[derive(Clone, Debug)]
@@ -88,6 +55,11 @@ pub struct Selection {
 }
 
 /// Scans mem_map once and decides for each page. Fails open: what cannot be read or makes no sense is kept.
-pub fn select(_kernel: &Kernel<'_>, _level: Level, _progress: &dyn Progress, _problems: &mut Problems) -> Selection {
+pub fn select(
+    _kernel: &Kernel<'_>,
+    _level: Level,
+    _progress: &dyn Progress,
+    _problems: &mut Problems,
+) -> Selection {
     unimplemented!()
 }

@@ -1,13 +1,25 @@
 //! In: the vmcore as a file, its segments, its notes.
+//!
+//! What it is: ELF64 of either byte order, as /proc/vmcore, `cp`, QEMU and makedumpfile -E write it, read through
+//! [`ReadAt`]. What it is not: it knows no virtual address and nothing of the kernel but VMCOREINFO's page size.
+//! Data flow: headers ([`elf`]) → segments, notes ([`notes`]) → extents, the sorted list by which memory is found.
 
+mod elf;
+mod endian;
+mod extents;
+mod layout;
+mod notes;
+mod source;
 mod vmcoreinfo;
 
+pub use endian::Endian;
+pub use layout::EM_X86_64;
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::addr::{FileOffset, PageSize, Pfn, PhysAddr, VirtAddr};
-use crate::problem::Problems;
+use crate::problem::{Code, Problems};
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 
 /// Bytes lent by a [`ReadAt`]: a mapping, a slice, or a copy.
 pub type Window<'a> = Box<dyn Deref<Target = [u8]> + 'a>;
@@ -44,14 +56,62 @@ pub struct Segment {
 #[expect(missing_debug_implementations, reason = "holds a dead kernel's memory")]
 pub struct Vmcore<'a> {
     source: &'a dyn ReadAt,
+    endian: Endian,
+    machine: u16,
+    page: PageSize,
+    segments: Vec<Segment>,
+    extents: extents::Extents,
+    end: Pfn,
+    notes: Vec<u8>,
+    vmcoreinfo: Range<usize>,
+    cpus: usize,
+    info: VmcoreInfo,
 }
 
 /// Why a vmcore could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum VmcoreError {
-    /// Placeholder of the skeleton.
-    #[error("not an ELF core")]
-    NotElf,
+    /// Not even a header fits.
+    #[error("the file has {size} bytes, an ELF header takes 64")]
+    TooShort {
+        /// Its length.
+        size: u64,
+    },
+    /// Something else than ELF.
+    #[error("not an ELF file: it starts with {seen:02x?}")]
+    NotElf {
+        /// Its first bytes.
+        seen: [u8; 4],
+    },
+    /// A 32-bit file.
+    #[error("ELF class {0} at offset 0x4, only 2 (64-bit) is supported")]
+    Class(u8),
+    /// No byte order that exists.
+    #[error("ELF byte order {0} at offset 0x5, neither 1 (little-endian) nor 2 (big-endian)")]
+    ByteOrder(u8),
+    /// A program or a library.
+    #[error("ELF type {0} at offset 0x10, a vmcore is 4 (ET_CORE)")]
+    NotCore(u16),
+    /// Program headers smaller than they can be.
+    #[error("program headers of {0} bytes (e_phentsize at offset 0x36), they take 56")]
+    ProgramHeaderSize(u16),
+    /// The file could not be read.
+    #[error("cannot read the {what} at offset {at}")]
+    Io {
+        /// What was to be read.
+        what: &'static str,
+        /// Where.
+        at: FileOffset,
+        /// What the source said.
+        #[source]
+        source: io::Error,
+    },
+    /// The page size is nowhere to be found.
+    #[error("{0}, and the page size of machine {1} is not known without")]
+    NoPageSize(String, u16),
+    /// The file holds no memory.
+    #[error("no memory: {0} PT_LOAD segments, none with data in the file")]
+    NoMemory(usize),
 }
 
 /// Why bytes of the crashed kernel's memory could not be had.
@@ -73,54 +133,269 @@ pub enum ReadError {
     },
 }
 
+/// Notes past this many bytes are not read. Linux keeps one page a CPU: 64 MiB is 16384 CPUs.
+const MAX_NOTES: u64 = 64 << 20;
+/// VMCOREINFO past this many bytes is not parsed. Linux allocates a page, newer ones a few.
+const MAX_VMCOREINFO: usize = 1 << 20;
+/// No pfn at or above this is believed: with 4 KiB pages 256 TiB, with 64 KiB pages all of 52 bits.
+const MAX_END_PFN: u64 = 1 << 36;
+
 impl<'a> Vmcore<'a> {
     /// Reads headers, notes and VMCOREINFO.
-    pub fn open(source: &'a dyn ReadAt, _problems: &mut Problems) -> Result<Self, VmcoreError> {
-        let _ = source;
-        Err(VmcoreError::NotElf)
+    pub fn open(source: &'a dyn ReadAt, problems: &mut Problems) -> Result<Self, VmcoreError> {
+        let headers = elf::read(source, problems)?;
+        let notes = read_notes(source, &headers, problems);
+        let vmcoreinfo = notes.vmcoreinfo.clone();
+        let mut text = vmcoreinfo.clone().and_then(|r| notes.bytes.get(r)).unwrap_or_default();
+        if text.len() > MAX_VMCOREINFO {
+            problems.push(
+                Code::NOTE_MALFORMED,
+                format!("VMCOREINFO has {} bytes: {MAX_VMCOREINFO} used", text.len()),
+            );
+            text = text.get(..MAX_VMCOREINFO).unwrap_or_default();
+        }
+        let info = VmcoreInfo::parse(text);
+        let page = page_size(&info, vmcoreinfo.is_some(), headers.machine, problems)?;
+        let limit = end_limit(&info, page);
+        let mut segments = Vec::with_capacity(headers.loads.len());
+        for load in &headers.loads {
+            segments.extend(segment(load, source.size(), limit, page, problems));
+        }
+        let extents = extents::Extents::new(&segments);
+        let end = segments
+            .iter()
+            .filter_map(|s| s.start.checked_add(s.mem_len))
+            .map(|end| page.pfn_ceil(end))
+            .max()
+            .unwrap_or(Pfn::new(0));
+        if segments.iter().all(|s| s.file_len == 0) {
+            return Err(VmcoreError::NoMemory(headers.loads.len()));
+        }
+        Ok(Self {
+            source,
+            endian: headers.endian,
+            machine: headers.machine,
+            page,
+            segments,
+            extents,
+            end,
+            notes: notes.bytes,
+            vmcoreinfo: vmcoreinfo.unwrap_or(0..0),
+            cpus: notes.cpus,
+            info,
+        })
     }
     /// The file.
     pub fn source(&self) -> &'a dyn ReadAt {
         self.source
     }
+    /// Byte order of the crashed kernel.
+    pub fn endian(&self) -> Endian {
+        self.endian
+    }
     /// Page size of the crashed kernel (VMCOREINFO's PAGESIZE).
     pub fn page_size(&self) -> PageSize {
-        unimplemented!()
+        self.page
     }
-    /// ELF machine (EM_X86_64 = 62, …).
+    /// ELF machine ([`EM_X86_64`] = 62, …).
     pub fn machine(&self) -> u16 {
-        unimplemented!()
+        self.machine
     }
     /// The PT_LOADs as the file orders them.
     pub fn segments(&self) -> &[Segment] {
-        unimplemented!()
+        &self.segments
     }
-    /// All PT_NOTEs, one after the other, each padded to 4 bytes.
+    /// All PT_NOTEs, one after the other, each padded to 4 bytes; malformed and unused ends left out.
     pub fn notes(&self) -> &[u8] {
-        unimplemented!()
+        &self.notes
     }
-    /// Where VMCOREINFO's text lies within [`Vmcore::notes`].
-    pub fn vmcoreinfo_range(&self) -> std::ops::Range<usize> {
-        unimplemented!()
+    /// Where VMCOREINFO's text lies within [`Vmcore::notes`]; empty without one.
+    pub fn vmcoreinfo_range(&self) -> Range<usize> {
+        self.vmcoreinfo.clone()
     }
     /// VMCOREINFO.
     pub fn info(&self) -> &VmcoreInfo {
-        unimplemented!()
+        &self.info
     }
     /// Number of NT_PRSTATUS notes: CPUs whose registers were saved.
     pub fn cpus(&self) -> usize {
-        unimplemented!()
+        self.cpus
     }
     /// One past the last pfn of any segment.
     pub fn end_pfn(&self) -> Pfn {
-        unimplemented!()
+        self.end
+    }
+    /// Runs of pages of which the file holds at least a byte: half-open, ascending, apart from each other.
+    pub fn present_runs(&self) -> Vec<(Pfn, Pfn)> {
+        self.extents.page_runs(self.page)
     }
     /// Physical memory; spans segments; an error if any byte is not backed by file data.
-    pub fn read_phys(&self, _at: PhysAddr, _buf: &mut [u8]) -> Result<(), ReadError> {
-        unimplemented!()
+    pub fn read_phys(&self, at: PhysAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        let mut at = at;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+            let take = usize::try_from(len).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = rest.split_at_mut(take);
+            self.source.read_at(offset, now).map_err(|e| ReadError::Io(offset, e))?;
+            at = at.checked_add(take as u64).ok_or(ReadError::NotBacked(at))?;
+            rest = later;
+        }
+        Ok(())
     }
-    /// One whole page; parts of it that no segment holds read as zero; an error if no part is backed.
-    pub fn read_page(&self, _pfn: Pfn, _buf: &mut [u8]) -> Result<(), ReadError> {
-        unimplemented!()
+    /// One whole page into `buf`, which is one page long; parts of it that no segment holds read as zero; an error if no
+    /// part is backed.
+    pub fn read_page(&self, pfn: Pfn, buf: &mut [u8]) -> Result<(), ReadError> {
+        let unbacked = || ReadError::NotBacked(PhysAddr::new(u64::MAX));
+        let start = self.page.addr_of(pfn).ok_or_else(unbacked)?;
+        let end = start.checked_add(buf.len().min(self.page.len()) as u64).ok_or_else(unbacked)?;
+        buf.fill(0);
+        let mut backed = false;
+        for (from, offset, len) in self.extents.within(start.get(), end.get()) {
+            backed = true;
+            let skip = usize::try_from(from.saturating_sub(start.get())).unwrap_or(usize::MAX);
+            let to = skip.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
+            let part = buf.get_mut(skip..to).ok_or_else(unbacked)?;
+            self.source.read_at(offset, part).map_err(|e| ReadError::Io(offset, e))?;
+        }
+        if backed { Ok(()) } else { Err(ReadError::NotBacked(start)) }
+    }
+    /// A stretch of physical memory that lies in one piece in the file, without a copy where the source can: from `at`, at
+    /// least 1 and at most `max` bytes, at most [`ReadAt::window_len`].
+    pub fn phys_window(&self, at: PhysAddr, max: usize) -> Result<Window<'a>, ReadError> {
+        let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(max).min(self.source.window_len()).max(1);
+        self.source.window(offset, len).map_err(|e| ReadError::Io(offset, e))
+    }
+    /// Whole pages that lie in one piece in the file, without a copy where the source can: from `start`, at least 1 and at
+    /// most `max_pages`, together at most [`ReadAt::window_len`] (but at least a page). Returns them and their number.
+    ///
+    /// [`ReadError::NotBacked`] when page `start` is not whole or not in one piece: [`Vmcore::read_page`] reads it.
+    pub fn page_window(&self, start: Pfn, max_pages: u64) -> Result<(Window<'a>, u64), ReadError> {
+        let at = self.page.addr_of(start).ok_or(ReadError::NotBacked(PhysAddr::new(u64::MAX)))?;
+        let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+        let room = (self.source.window_len().max(self.page.len()) as u64).min(len);
+        let pages = (room >> self.page.shift()).min(max_pages.max(1));
+        if pages == 0 {
+            return Err(ReadError::NotBacked(at));
+        }
+        let bytes = usize::try_from(pages << self.page.shift()).unwrap_or(usize::MAX);
+        let window = self.source.window(offset, bytes).map_err(|e| ReadError::Io(offset, e))?;
+        Ok((window, pages))
     }
 }
+
+/// Reads the PT_NOTEs. What cannot be read or makes no sense is left out.
+fn read_notes(source: &dyn ReadAt, headers: &elf::Headers, problems: &mut Problems) -> notes::Found {
+    let mut found = notes::Found::default();
+    for program in &headers.notes {
+        let room = source.size().saturating_sub(program.offset);
+        let budget = MAX_NOTES.saturating_sub(found.bytes.len() as u64);
+        let len = program.filesz.min(room).min(budget);
+        if len < program.filesz {
+            problems.push(
+                Code::NOTE_MALFORMED,
+                format!(
+                    "PT_NOTE at offset {:#x} claims {} bytes: {len} used",
+                    program.offset, program.filesz
+                ),
+            );
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+        if let Err(e) = source.read_at(FileOffset::new(program.offset), &mut bytes) {
+            problems.push(
+                Code::VMCORE_UNREADABLE,
+                format!("cannot read the PT_NOTE of {len} bytes at offset {:#x}: {e}", program.offset),
+            );
+            continue;
+        }
+        if let Err(bad) = found.add(&bytes, headers.endian) {
+            let at = program.offset.saturating_add(bad.at as u64);
+            problems.push(
+                Code::NOTE_MALFORMED,
+                format!("note at offset {at:#x}: {}; the rest is left out", bad.why),
+            );
+        }
+    }
+    found
+}
+
+/// PAGESIZE, or the architecture's where it has but one.
+fn page_size(
+    info: &VmcoreInfo,
+    has_note: bool,
+    machine: u16,
+    problems: &mut Problems,
+) -> Result<PageSize, VmcoreError> {
+    let why = match info.get("PAGESIZE") {
+        Some(text) => match text.parse().ok().and_then(PageSize::new) {
+            Some(page) => return Ok(page),
+            None => format!("VMCOREINFO has PAGESIZE={text:?}, no power of two from 4096 to 65536"),
+        },
+        None if has_note => "VMCOREINFO has no key PAGESIZE".to_owned(),
+        None => "no VMCOREINFO note".to_owned(),
+    };
+    let known = match machine {
+        EM_X86_64 => PageSize::new(4096),
+        _ => None,
+    };
+    match known {
+        Some(page) => {
+            problems.push(
+                Code::VMCOREINFO_KEY_MISSING,
+                format!("{why}: pages of {} bytes assumed", page.bytes()),
+            );
+            Ok(page)
+        }
+        None => Err(VmcoreError::NoPageSize(why, machine)),
+    }
+}
+
+/// No physical address at or above this is believed.
+fn end_limit(info: &VmcoreInfo, page: PageSize) -> u64 {
+    let own = MAX_END_PFN << page.shift();
+    let bits =
+        info.number("MAX_PHYSMEM_BITS").and_then(|b| u32::try_from(b).ok()).filter(|b| (32..64).contains(b));
+    // Since Linux commit 1d50e5d0c505 ("crash_core, vmcoreinfo: Append 'MAX_PHYSMEM_BITS' to vmcoreinfo") (in v5.8)
+    bits.and_then(|b| 1_u64.checked_shl(b)).unwrap_or(own).min(own)
+}
+
+/// A PT_LOAD as a segment: cut where the file ends, dropped where it cannot be.
+fn segment(
+    load: &elf::Program,
+    file_size: u64,
+    limit: u64,
+    page: PageSize,
+    problems: &mut Problems,
+) -> Option<Segment> {
+    let elf::Program { offset, vaddr, paddr, filesz, memsz } = *load;
+    let mem_len = memsz.max(filesz);
+    if mem_len == 0 {
+        return None;
+    }
+    let what = || format!("PT_LOAD of {mem_len:#x} bytes at physical address {paddr:#x}");
+    if paddr.checked_add(mem_len).is_none_or(|end| end > limit) {
+        problems.push(
+            Code::SEGMENT_MALFORMED,
+            format!("{} ends above {limit:#x}, the end of physical memory: left out", what()),
+        );
+        return None;
+    }
+    let room = file_size.saturating_sub(offset);
+    if filesz > room {
+        problems.push(
+            Code::SEGMENT_MALFORMED,
+            format!("{}: its {filesz:#x} bytes at offset {offset:#x} reach past the end of the file: {room:#x} used", what()),
+        );
+    }
+    let file_len = filesz.min(room);
+    debug_assert!(page.pfn_ceil(PhysAddr::new(paddr.saturating_add(mem_len))).get() <= MAX_END_PFN);
+    Some(Segment {
+        start: PhysAddr::new(paddr),
+        mem_len,
+        file_len,
+        offset: FileOffset::new(offset),
+        virt: VirtAddr::new(vaddr),
+    })
+}
+
