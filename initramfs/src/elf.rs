@@ -1,0 +1,144 @@
+//! As much of ELF as packing needs: the module information in a kernel module, and a program without what only a
+//! debugger reads. 64 bits, either byte order. Every offset is checked; a file that lies about itself is an error.
+
+use std::ops::Range;
+
+const MAGIC: &[u8] = b"\x7fELF";
+const CLASS: usize = 4;
+const CLASS_64: u8 = 2;
+const DATA: usize = 5;
+const DATA_BIG: u8 = 2;
+const DATA_LITTLE: u8 = 1;
+
+// Fields of Elf64_Ehdr (System V ABI, "ELF Header"), by offset.
+const E_TYPE: usize = 16;
+const E_PHOFF: usize = 32;
+const E_SHOFF: usize = 40;
+const E_PHENTSIZE: usize = 54;
+const E_PHNUM: usize = 56;
+const E_SHENTSIZE: usize = 58;
+const E_SHNUM: usize = 60;
+const E_SHSTRNDX: usize = 62;
+const E_SIZE: usize = 64;
+
+const ET_EXEC: u16 = 2;
+const ET_DYN: u16 = 3;
+const PT_LOAD: u32 = 1;
+const PT_INTERP: u32 = 3;
+
+/// Sizes of Elf64_Phdr and Elf64_Shdr.
+const PHDR: usize = 56;
+const SHDR: usize = 64;
+
+struct Elf<'a> {
+    bytes: &'a [u8],
+    big: bool,
+}
+
+impl<'a> Elf<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self, &'static str> {
+        if !bytes.starts_with(MAGIC) || bytes.len() < E_SIZE {
+            return Err("not an ELF file");
+        }
+        if bytes.get(CLASS) != Some(&CLASS_64) {
+            return Err("not a 64-bit ELF file");
+        }
+        match bytes.get(DATA) {
+            Some(&DATA_LITTLE) => Ok(Self { bytes, big: false }),
+            Some(&DATA_BIG) => Ok(Self { bytes, big: true }),
+            _ => Err("an ELF file of no known byte order"),
+        }
+    }
+
+    fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        let mut array: [u8; N] = self.bytes.get(at..at.checked_add(N)?)?.try_into().ok()?;
+        if self.big {
+            array.reverse();
+        }
+        Some(array)
+    }
+
+    fn u16(&self, at: usize) -> Option<u16> {
+        self.array(at).map(u16::from_le_bytes)
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        self.array(at).map(u32::from_le_bytes)
+    }
+
+    /// A 64-bit field that is an offset or size in the file.
+    fn size(&self, at: usize) -> Option<usize> {
+        self.array(at).map(u64::from_le_bytes).and_then(|n| usize::try_from(n).ok())
+    }
+
+    /// Where the entries of a header table begin. Tables with more entries than 16 bits express are no concern here.
+    fn table(&self, offset: usize, entry_size: usize, count: usize, minimum: usize) -> Option<Vec<usize>> {
+        let (start, size, count) = (self.size(offset)?, self.u16(entry_size)?, self.u16(count)?);
+        if count == 0 {
+            return Some(Vec::new());
+        }
+        if usize::from(size) < minimum {
+            return None;
+        }
+        let end = start.checked_add(usize::from(size).checked_mul(usize::from(count))?)?;
+        (end <= self.bytes.len()).then(|| (start..end).step_by(usize::from(size)).collect())
+    }
+
+    fn range(&self, offset: usize, size: usize) -> Option<Range<usize>> {
+        let start = self.size(offset)?;
+        let end = start.checked_add(self.size(size)?)?;
+        (end <= self.bytes.len()).then_some(start..end)
+    }
+}
+
+/// The contents of the section called `name`.
+pub(crate) fn section<'a>(bytes: &'a [u8], name: &str) -> Result<&'a [u8], &'static str> {
+    let elf = Elf::new(bytes)?;
+    let damaged = "its section headers lead outside of the file";
+    let headers = elf.table(E_SHOFF, E_SHENTSIZE, E_SHNUM, SHDR).ok_or(damaged)?;
+    let names = elf.u16(E_SHSTRNDX).and_then(|i| headers.get(usize::from(i)).copied()).ok_or(damaged)?;
+    let names = elf.range(names + 24, names + 32).and_then(|r| bytes.get(r)).ok_or(damaged)?;
+    for header in headers {
+        let at = elf.u32(header).and_then(|n| usize::try_from(n).ok()).ok_or(damaged)?;
+        let found = names
+            .get(at..)
+            .and_then(|n| n.strip_prefix(name.as_bytes()))
+            .is_some_and(|n| n.first() == Some(&0));
+        if found {
+            return elf.range(header + 24, header + 32).and_then(|r| bytes.get(r)).ok_or(damaged);
+        }
+    }
+    Err("it has no such section")
+}
+
+/// What the collector's file must hold to run as PID 1: it without section headers, symbols and debugging
+/// information, which all lie behind the last byte that is ever loaded. Refuses what could not run in an image
+/// without libraries.
+pub(crate) fn strip(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+    let elf = Elf::new(&bytes)?;
+    let damaged = "its program headers lead outside of the file";
+    if !matches!(elf.u16(E_TYPE), Some(ET_EXEC | ET_DYN)) {
+        return Err("not a program");
+    }
+    let headers = elf.table(E_PHOFF, E_PHENTSIZE, E_PHNUM, PHDR).ok_or(damaged)?;
+    let mut end = headers.last().map_or(E_SIZE, |last| last + PHDR);
+    let mut loads = false;
+    for header in headers {
+        match elf.u32(header) {
+            Some(PT_INTERP) => {
+                return Err("it is dynamically linked, and the image has no libraries; build it with \
+                            RUSTFLAGS='-C target-feature=+crt-static'");
+            }
+            kind => loads |= kind == Some(PT_LOAD),
+        }
+        end = end.max(elf.range(header + 8, header + 32).ok_or(damaged)?.end);
+    }
+    if !loads {
+        return Err("nothing in it is loaded");
+    }
+    bytes.truncate(end);
+    for field in [E_SHOFF..E_SHOFF + 8, E_SHNUM..E_SHNUM + 2, E_SHSTRNDX..E_SHSTRNDX + 2] {
+        bytes.get_mut(field).ok_or(damaged)?.fill(0);
+    }
+    Ok(bytes)
+}
