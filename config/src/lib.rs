@@ -1,1 +1,3 @@
 //! Settings and arming.
+pub mod diagnostic;
+pub mod settings;

@@ -1,0 +1,542 @@
+//! Settings: what the user wrote in `/etc/vmcored.toml`, typed and checked, nothing resolved yet.
+//!
+//! [`parse`] takes the text; [`load`] does the I/O. Every complaint is a [`Diagnostic`] that points into the file.
+
+use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits};
+use serde::Deserialize;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+
+/// Where the settings are.
+pub const SETTINGS_PATH: &str = "/etc/vmcored.toml";
+
+/// Where dumps go when nobody says otherwise; existing tools look for `/var/crash/*/vmcore`.
+pub const DEFAULT_PATH: &str = "/var/crash";
+
+/// Everything the user can decide.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Where the dump goes.
+    pub target: TargetSettings,
+    /// What is written there, in this order.
+    pub dumps: Vec<DumpSpec>,
+    /// Deadlines.
+    pub limits: Limits,
+    /// First part of the dump's directory; the hostname unless set.
+    pub host: Option<String>,
+    /// What to do when the dump is not complete.
+    pub on_failure: Action,
+    /// What to do when it is.
+    pub final_action: Action,
+    /// The crash kernel and its command line.
+    pub kernel: KernelSettings,
+    /// What is in the image.
+    pub image: ImageSettings,
+}
+
+/// `[[target]]`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TargetSettings {
+    /// The device; without it, the one that holds `path`.
+    pub device: Option<DeviceId>,
+    /// Absolute directory: as seen on the running system without `device`, else below the root of its file system.
+    pub path: String,
+    /// File system type; found out unless set.
+    pub filesystem: Option<String>,
+    /// Mount options for the crash kernel.
+    pub options: Option<String>,
+}
+
+/// `[kernel]`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct KernelSettings {
+    /// The crash kernel; the running one's file unless set.
+    pub image: Option<PathBuf>,
+    /// Arguments to add to its command line, the last word on each.
+    pub append: Vec<String>,
+    /// Arguments to leave out: names, a `*` at the end stands for any rest.
+    pub remove: Vec<String>,
+}
+
+/// `[image]`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ImageSettings {
+    /// Modules to add to those that are needed.
+    pub extra_modules: Vec<String>,
+    /// Modules to leave out although they seem needed.
+    pub omit_modules: Vec<String>,
+    /// The static collector.
+    pub collector: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            target: TargetSettings {
+                device: None,
+                path: DEFAULT_PATH.to_owned(),
+                filesystem: None,
+                options: None,
+            },
+            dumps: vec![default_dump()],
+            limits: Limits::default(),
+            host: None,
+            on_failure: Action::Reboot,
+            final_action: Action::Reboot,
+            kernel: KernelSettings::default(),
+            image: ImageSettings::default(),
+        }
+    }
+}
+
+fn default_dump() -> DumpSpec {
+    DumpSpec {
+        file: "vmcore".to_owned(),
+        level: 31,
+        format: Format::Kdump,
+        compression: Compression::DEFAULT,
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file could not be read.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is wrong.
+    #[error("{0}")]
+    Wrong(Diagnostics),
+}
+
+/// Reads the settings at `on_disk`, called `shown` in messages. A missing file means the defaults, unless it is `required`.
+pub fn load(on_disk: &Path, shown: &Path, required: bool) -> Result<Settings, SettingsError> {
+    match std::fs::read_to_string(on_disk) {
+        Ok(text) => parse(&text, shown).map_err(SettingsError::Wrong),
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !required => Ok(Settings::default()),
+        Err(source) => Err(SettingsError::Read { path: shown.to_owned(), source }),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSettings {
+    #[serde(default)]
+    target: Vec<Spanned<RawTarget>>,
+    dump: Option<Vec<RawDump>>,
+    limits: Option<RawLimits>,
+    host: Option<Spanned<String>>,
+    on_failure: Option<Action>,
+    final_action: Option<Action>,
+    kernel: Option<RawKernel>,
+    image: Option<RawImage>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTarget {
+    device: Option<DeviceId>,
+    path: Option<Spanned<String>>,
+    filesystem: Option<Spanned<String>>,
+    options: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDump {
+    file: Spanned<String>,
+    level: Option<Spanned<i64>>,
+    format: Option<Format>,
+    compression: Option<Compression>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    modules: Option<Spanned<i64>>,
+    device: Option<Spanned<i64>>,
+    mount: Option<Spanned<i64>>,
+    stall: Option<Spanned<i64>>,
+    engine: Option<Spanned<i64>>,
+    finish: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKernel {
+    image: Option<Spanned<String>>,
+    #[serde(default)]
+    append: Vec<Spanned<String>>,
+    #[serde(default)]
+    remove: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawImage {
+    #[serde(default)]
+    extra_modules: Vec<Spanned<String>>,
+    #[serde(default)]
+    omit_modules: Vec<Spanned<String>>,
+    collector: Option<Spanned<String>>,
+}
+
+/// Types and checks the text of a settings file, called `file` in complaints.
+pub fn parse(text: &str, file: &Path) -> Result<Settings, Diagnostics> {
+    let raw: RawSettings = toml::from_str(text).map_err(|e| {
+        let span = e.span().unwrap_or(0..0);
+        Diagnostics(vec![explain(file, text, span, e.message())])
+    })?;
+    let mut check = Check { file, text, found: Vec::new() };
+    let settings = check.settings(raw);
+    if check.found.is_empty() { Ok(settings) } else { Err(Diagnostics(check.found)) }
+}
+
+/// Turns what serde says into what a person wants to read.
+fn explain(file: &Path, text: &str, span: Range<usize>, message: &str) -> Diagnostic {
+    for (start, what) in [("unknown field ", "unknown key"), ("unknown variant ", "unknown value")] {
+        let Some(rest) = message.strip_prefix(start) else { continue };
+        let mut quoted = rest.split('`').skip(1).step_by(2);
+        let Some(word) = quoted.next() else { continue };
+        let known: Vec<&str> = quoted.collect();
+        let advice = match nearest(word, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("expected {}", one_of(&known)),
+        };
+        return Diagnostic::new(file, text, span, format!("{what} `{word}`")).advise(advice);
+    }
+    if let Some(rest) = message.strip_prefix("invalid type: ") {
+        return Diagnostic::new(file, text, span, format!("wrong type: {rest}"));
+    }
+    // A syntax error comes on several lines: what, then what was expected.
+    let mut lines = message.lines();
+    let first = lines.next().unwrap_or_default().to_owned();
+    Diagnostic::new(file, text, span, first).advise(lines.collect::<Vec<_>>().join(", "))
+}
+
+fn one_of(words: &[&str]) -> String {
+    match words {
+        [] => "nothing".to_owned(),
+        [one] => format!("`{one}`"),
+        [most @ .., last] => format!("`{}` or `{last}`", most.join("`, `")),
+    }
+}
+
+struct Check<'a> {
+    file: &'a Path,
+    text: &'a str,
+    found: Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    fn complain(&mut self, span: Range<usize>, message: impl Into<String>, advice: &str) {
+        self.found.push(Diagnostic::new(self.file, self.text, span, message).advise(advice));
+    }
+
+    fn settings(&mut self, raw: RawSettings) -> Settings {
+        let default = Settings::default();
+        let limits = self.limits(raw.limits);
+        Settings {
+            target: self.target(raw.target),
+            dumps: raw.dump.map_or(default.dumps, |dumps| self.dumps(dumps)),
+            limits,
+            host: raw.host.map(|h| self.host(h)),
+            on_failure: raw.on_failure.unwrap_or(default.on_failure),
+            final_action: raw.final_action.unwrap_or(default.final_action),
+            kernel: raw.kernel.map(|k| self.kernel(k)).unwrap_or_default(),
+            image: raw.image.map(|i| self.image(i)).unwrap_or_default(),
+        }
+    }
+
+    fn target(&mut self, raw: Vec<Spanned<RawTarget>>) -> TargetSettings {
+        let default = Settings::default().target;
+        let mut raw = raw.into_iter();
+        let Some(first) = raw.next() else { return default };
+        for more in raw {
+            let span = more.span();
+            self.complain(
+                span.start..span.start,
+                "a second [[target]]",
+                "a ladder of targets is not supported yet: keep one",
+            );
+        }
+        let first = first.into_inner();
+        let path = first.path.map_or(default.path, |p| self.absolute(p));
+        TargetSettings {
+            path,
+            device: first.device,
+            filesystem: first.filesystem.map(|f| self.word(f, "a file system type")),
+            options: first.options.map(|o| self.word(o, "mount options")),
+        }
+    }
+
+    fn dumps(&mut self, raw: Vec<RawDump>) -> Vec<DumpSpec> {
+        if raw.is_empty() {
+            self.complain(0..0, "`dump` is empty", "leave it out for the default, or give at least one [[dump]]");
+        }
+        let mut dumps: Vec<DumpSpec> = Vec::new();
+        for one in raw {
+            let default = default_dump();
+            let level = match one.level {
+                None => default.level,
+                Some(level) => match u8::try_from(*level.get_ref()) {
+                    Ok(l) if l <= 31 => l,
+                    _ => {
+                        let seen = *level.get_ref();
+                        self.complain(
+                            level.span(),
+                            format!("level {seen} is out of range"),
+                            "expected 0 (every page) to 31 (drop zero, cache, user and free pages)",
+                        );
+                        default.level
+                    }
+                },
+            };
+            let span = one.file.span();
+            let file = self.file_name(one.file);
+            if dumps.iter().any(|d| d.file == file) {
+                self.complain(span, format!("two dumps are called {file:?}"), "give each its own `file`");
+            }
+            dumps.push(DumpSpec {
+                file,
+                level,
+                format: one.format.unwrap_or(default.format),
+                compression: one.compression.unwrap_or(default.compression),
+            });
+        }
+        dumps
+    }
+
+    fn limits(&mut self, raw: Option<RawLimits>) -> Limits {
+        let default = Limits::default();
+        let Some(raw) = raw else { return default };
+        let mut seconds = |raw: Option<Spanned<i64>>, default: u64| {
+            let Some(raw) = raw else { return default };
+            match u64::try_from(*raw.get_ref()) {
+                // A week: beyond it a slip of the keyboard is likelier than an intention.
+                Ok(s) if (1..=7 * 86400).contains(&s) => s,
+                _ => {
+                    let seen = *raw.get_ref();
+                    let advice = "expected 1 to 604800 seconds: nothing may wait for ever";
+                    self.complain(raw.span(), format!("a limit of {seen} seconds"), advice);
+                    default
+                }
+            }
+        };
+        Limits {
+            modules: seconds(raw.modules, default.modules),
+            device: seconds(raw.device, default.device),
+            mount: seconds(raw.mount, default.mount),
+            stall: seconds(raw.stall, default.stall),
+            engine: seconds(raw.engine, default.engine),
+            finish: seconds(raw.finish, default.finish),
+        }
+    }
+
+    fn kernel(&mut self, raw: RawKernel) -> KernelSettings {
+        KernelSettings {
+            image: raw.image.map(|i| self.absolute(i).into()),
+            append: raw.append.into_iter().map(|a| self.argument(a)).collect(),
+            remove: raw.remove.into_iter().map(|a| self.argument(a)).collect(),
+        }
+    }
+
+    fn image(&mut self, raw: RawImage) -> ImageSettings {
+        let mut modules = |list: Vec<Spanned<String>>| -> Vec<String> {
+            list.into_iter().map(|m| self.word(m, "a module's name")).collect()
+        };
+        ImageSettings {
+            extra_modules: modules(raw.extra_modules),
+            omit_modules: modules(raw.omit_modules),
+            collector: raw.collector.map(|c| self.absolute(c).into()),
+        }
+    }
+
+    fn host(&mut self, raw: Spanned<String>) -> String {
+        if sanitise_host(raw.get_ref()) != *raw.get_ref() {
+            self.complain(
+                raw.span(),
+                format!("{:?} cannot be part of a directory's name", raw.get_ref()),
+                "use letters, digits, dots and dashes, 64 at most",
+            );
+        }
+        raw.into_inner()
+    }
+
+    fn absolute(&mut self, raw: Spanned<String>) -> String {
+        let path = raw.get_ref();
+        if !path.starts_with('/') || path.split('/').any(|part| part == ".." || part == ".") {
+            self.complain(
+                raw.span(),
+                format!("{path:?} is not a plain absolute path"),
+                "start with / and leave out . and ..",
+            );
+        } else if path.contains('\0') {
+            self.complain(raw.span(), "a NUL in a path", "");
+        }
+        raw.into_inner()
+    }
+
+    fn word(&mut self, raw: Spanned<String>, what: &str) -> String {
+        let word = raw.get_ref();
+        if word.is_empty() || word.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+            self.complain(raw.span(), format!("{word:?} is not {what}"), "");
+        }
+        raw.into_inner()
+    }
+
+    fn argument(&mut self, raw: Spanned<String>) -> String {
+        let text = raw.get_ref();
+        let mut quoted = false;
+        let spaced = text.chars().any(|c| {
+            quoted ^= c == '"';
+            c.is_control() || (c.is_whitespace() && !quoted)
+        });
+        if text.is_empty() || spaced || quoted {
+            self.complain(
+                raw.span(),
+                format!("{text:?} is not one kernel argument"),
+                "one argument an entry; put spaces into double quotes",
+            );
+        }
+        raw.into_inner()
+    }
+
+    fn file_name(&mut self, raw: Spanned<String>) -> String {
+        /// Names that the collector writes itself.
+        const TAKEN: [&str; 2] = ["vmcore-dmesg.txt", "manifest.json"];
+        let name = raw.get_ref();
+        let safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || name.len() > 100 || name.starts_with('.') || !name.chars().all(safe) {
+            self.complain(
+                raw.span(),
+                format!("{name:?} is no file name for a dump"),
+                "use letters, digits, dots, dashes and underscores; it lies in the dump's own directory",
+            );
+        } else if TAKEN.contains(&name.as_str()) || name.ends_with("-incomplete") {
+            self.complain(raw.span(), format!("the name {name:?} is taken"), "choose another, such as `vmcore`");
+        }
+        raw.into_inner()
+    }
+}
+
+/// `name` reduced to what is safe as a part of a directory's name: letters, digits, dots, dashes, underscores, 64 at
+/// most. What is not becomes `_`; nothing at all becomes `localhost`.
+pub fn sanitise_host(name: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_') { c } else { '_' };
+    let clean: String = name.trim().chars().take(64).map(safe).collect();
+    // A leading dot would hide the dump from `ls` and from the globs of other tools.
+    let clean = clean.trim_start_matches('.');
+    if clean.is_empty() { "localhost".to_owned() } else { clean.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Settings {
+        parse(text, Path::new("t.toml")).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn nothing_means_the_defaults() {
+        assert_eq!(parsed(""), Settings::default());
+        assert_eq!(parsed("[[target]]\n"), Settings::default());
+    }
+
+    #[test]
+    fn everything_is_read() {
+        let s = parsed(
+            r#"
+host = "db-1"
+on_failure = "poweroff"
+final_action = "halt"
+[[target]]
+device = "LABEL=crash"
+path = "/dumps"
+filesystem = "xfs"
+options = "noatime"
+[[dump]]
+file = "vmcore"
+level = 0
+format = "elf"
+compression = "none"
+[[dump]]
+file = "vmcore.raw"
+format = "raw"
+[limits]
+device = 5
+[kernel]
+image = "/boot/k"
+append = ["loglevel=7", 'x="a b"']
+remove = ["irqpoll"]
+[image]
+extra_modules = ["dm_mod"]
+omit_modules = ["nouveau"]
+collector = "/opt/c"
+"#,
+        );
+        assert_eq!(s.host.as_deref(), Some("db-1"));
+        assert_eq!((s.on_failure, s.final_action), (Action::Poweroff, Action::Halt));
+        assert_eq!(s.target.device, Some(DeviceId::Label("crash".into())));
+        assert_eq!(s.target.filesystem.as_deref(), Some("xfs"));
+        assert_eq!((s.dumps[0].level, s.dumps[0].format), (0, Format::Elf));
+        assert_eq!((s.dumps[1].level, s.dumps[1].format), (31, Format::Raw));
+        assert_eq!((s.limits.device, s.limits.modules), (5, Limits::default().modules));
+        assert_eq!(s.kernel.append, ["loglevel=7", "x=\"a b\""]);
+        assert_eq!(s.image.collector.as_deref(), Some(Path::new("/opt/c")));
+    }
+
+    #[test]
+    fn hosts_are_made_safe() {
+        let cases = [
+            ("web1.example.org", "web1.example.org"),
+            ("../../etc", "_.._etc"),
+            ("a b/c", "a_b_c"),
+            ("\n", "localhost"),
+            ("", "localhost"),
+            ("übung", "_bung"),
+        ];
+        for (name, want) in cases {
+            assert_eq!(sanitise_host(name), want, "{name:?}");
+        }
+        assert_eq!(sanitise_host(&"x".repeat(500)).len(), 64);
+    }
+
+    #[test]
+    fn the_example_is_true_in_all_its_lines() {
+        let example = include_str!("../vmcored.toml.example");
+        parsed(example);
+        // Every commented-out setting: `#key = …` and `#[table]`, without a space after the hash.
+        let all: String = example
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let s = parsed(&all);
+        assert_eq!(s.dumps.len(), 2, "the example shows two dumps");
+        let value: toml::Table = all.parse().unwrap();
+        let limits: toml::Table = toml::Table::try_from(Limits::default()).unwrap();
+        assert_eq!(value["limits"].as_table(), Some(&limits), "the example shows the default limits");
+        // A key that the example does not show is a key that nobody finds.
+        let keys = [
+            "host", "on_failure", "final_action", "device", "path", "filesystem", "options", "file", "level", "format",
+            "compression", "append", "remove", "image", "extra_modules", "omit_modules", "collector",
+        ];
+        for key in keys {
+            assert!(all.lines().any(|l| l.starts_with(&format!("{key} = "))), "the example lacks {key}");
+        }
+    }
+}
