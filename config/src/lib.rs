@@ -1,3 +1,7 @@
-//! Settings and arming.
+//! From what the operator wrote to a crash kernel that is loaded.
+pub mod cmdline;
 pub mod diagnostic;
+pub mod kernel_image;
+pub mod kexec;
+pub mod mounts;
 pub mod settings;
