@@ -281,7 +281,11 @@ impl Check<'_> {
 
     fn dumps(&mut self, raw: Vec<RawDump>) -> Vec<DumpSpec> {
         if raw.is_empty() {
-            self.complain(0..0, "`dump` is empty", "leave it out for the default, or give at least one [[dump]]");
+            self.complain(
+                0..0,
+                "`dump` is empty",
+                "leave it out for the default, or give at least one [[dump]]",
+            );
         }
         let mut dumps: Vec<DumpSpec> = Vec::new();
         for one in raw {
@@ -423,7 +427,11 @@ impl Check<'_> {
                 "use letters, digits, dots, dashes and underscores; it lies in the dump's own directory",
             );
         } else if TAKEN.contains(&name.as_str()) || name.ends_with("-incomplete") {
-            self.complain(raw.span(), format!("the name {name:?} is taken"), "choose another, such as `vmcore`");
+            self.complain(
+                raw.span(),
+                format!("the name {name:?} is taken"),
+                "choose another, such as `vmcore`",
+            );
         }
         raw.into_inner()
     }
@@ -532,8 +540,23 @@ collector = "/opt/c"
         assert_eq!(value["limits"].as_table(), Some(&limits), "the example shows the default limits");
         // A key that the example does not show is a key that nobody finds.
         let keys = [
-            "host", "on_failure", "final_action", "device", "path", "filesystem", "options", "file", "level", "format",
-            "compression", "append", "remove", "image", "extra_modules", "omit_modules", "collector",
+            "host",
+            "on_failure",
+            "final_action",
+            "device",
+            "path",
+            "filesystem",
+            "options",
+            "file",
+            "level",
+            "format",
+            "compression",
+            "append",
+            "remove",
+            "image",
+            "extra_modules",
+            "omit_modules",
+            "collector",
         ];
         for key in keys {
             assert!(all.lines().any(|l| l.starts_with(&format!("{key} = "))), "the example lacks {key}");

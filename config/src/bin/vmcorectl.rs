@@ -1,2 +1,278 @@
-//! Operator command line.
-fn main() {}
+//! The operator's command line: arm, disarm, look.
+//!
+//! Exit codes, of all commands: 0 done, or ready; 1 degraded; 2 not ready, a failure, or wrong usage.
+
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use collector::plan::Target;
+use config::arm::{self, Outcome, Prepared};
+use config::settings::{self, SETTINGS_PATH, Settings};
+use config::{kexec::KexecState, resolve, status};
+use initramfs::image::{self, Kind};
+use initramfs::root::Root;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Keeps this machine ready to record its own death.
+#[derive(Parser)]
+#[command(
+    name = "vmcorectl",
+    version,
+    after_help = "Exit codes: 0 done, or ready; 1 degraded; 2 not ready, a failure, or wrong usage."
+)]
+struct Cli {
+    /// Settings file [default: /etc/vmcored.toml, which may be missing]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Look at this tree instead of the running system; nothing is loaded or unloaded
+    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Plan, build the image and load the crash kernel
+    Arm {
+        /// Show the plan and the command line with their reasons; load nothing
+        #[arg(long)]
+        explain: bool,
+        /// Load even if the same is loaded
+        #[arg(long)]
+        force: bool,
+    },
+    /// Unload the crash kernel
+    Disarm,
+    /// Say whether a crash now would be recorded
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build images and look into them
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ImageCommand {
+    /// Build the image into a file, without loading it
+    Build {
+        /// The file to write
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// List what is in an image
+    Ls {
+        /// The image [default: the one loaded]
+        file: Option<PathBuf>,
+    },
+    /// Print a file of an image
+    Cat {
+        /// Its path in the image: /plan.json
+        path: String,
+        /// The image [default: the one loaded]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print the plan that comes out of the settings
+    Show,
+}
+
+fn main() -> ExitCode {
+    // Only what goes wrong inside; RUST_LOG asks for more.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        // Somebody who pipes into `head` has seen enough.
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            eprintln!("vmcorectl: {e:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let root = Root::new(&cli.root);
+    let live = cli.root == Path::new("/");
+    match &cli.command {
+        Command::Arm { explain: true, .. } => {
+            let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
+            explain(&prepared, &mut io::stdout().lock())?;
+            // Shown first: a line that is too long has to be seen to be shortened.
+            prepared.cmdline.for_kernel(&prepared.facts.machine)?;
+        }
+        Command::Arm { force, .. } => {
+            if !live {
+                bail!(
+                    "arm --root works only with --explain: a crash kernel is loaded into the running system"
+                );
+            }
+            // The obstacles that no settings can remove come first.
+            KexecState::read(&root)?.check_load(nix::unistd::geteuid().as_raw())?;
+            let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
+            warn(&prepared.warnings);
+            let outcome = arm::arm(&prepared, &root, *force)?;
+            let (release, id) = (&prepared.resolved.kernel.release, &prepared.image.id);
+            match outcome {
+                Outcome::Loaded => println!("armed: kernel {release}, image {id}"),
+                Outcome::AlreadyLoaded => println!("already armed: kernel {release}, image {id}"),
+            }
+        }
+        Command::Disarm => {
+            if !live {
+                bail!("disarm --root makes no sense: a crash kernel is unloaded from the running system");
+            }
+            println!("{}", if arm::disarm(&root)? { "disarmed" } else { "nothing was loaded" });
+        }
+        Command::Status { json } => {
+            let settings = read_settings(cli, &root).map_err(|e| format!("{e:#}"));
+            let report = status::report(settings.as_ref().map_err(Clone::clone), &root)?;
+            let mut out = io::stdout().lock();
+            if *json {
+                writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+            } else {
+                write!(out, "{report}")?;
+            }
+            return Ok(ExitCode::from(report.readiness as u8));
+        }
+        Command::Image(ImageCommand::Build { output }) => {
+            let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
+            warn(&prepared.warnings);
+            std::fs::write(output, &prepared.image.bytes)
+                .with_context(|| format!("cannot write {}", output.display()))?;
+            println!("{}  {}", prepared.image.id, output.display());
+        }
+        Command::Image(ImageCommand::Ls { file }) => list(&read_image(file.as_deref(), &root)?)?,
+        Command::Image(ImageCommand::Cat { path, file }) => {
+            let wanted = path.trim_start_matches('/');
+            let entries = image::entries(&read_image(file.as_deref(), &root)?)?;
+            let Some(entry) = entries.iter().find(|e| e.path.trim_start_matches('/') == wanted) else {
+                bail!("no {path} in the image: `vmcorectl image ls` shows what there is");
+            };
+            if entry.kind != Kind::File {
+                bail!("{path} is not a file");
+            }
+            io::stdout().lock().write_all(&entry.data)?;
+        }
+        Command::Config(ConfigCommand::Show) => {
+            let resolved = resolve::resolve(&read_settings(cli, &root)?, &root)?;
+            warn(&resolved.warnings);
+            writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&resolved.plan)?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A file that is named is a file of this system; the usual one is looked for below the root.
+fn read_settings(cli: &Cli, root: &Root) -> anyhow::Result<Settings> {
+    Ok(match &cli.config {
+        Some(file) => settings::load(file, file, true)?,
+        None => settings::load(&root.path(SETTINGS_PATH), Path::new(SETTINGS_PATH), false)?,
+    })
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("vmcorectl: warning: {warning}");
+    }
+}
+
+fn read_image(file: Option<&Path>, root: &Root) -> anyhow::Result<Vec<u8>> {
+    let path = match file {
+        Some(file) => file.to_owned(),
+        None => match arm::loaded(root)? {
+            Some(loaded) => root.path(arm::image_path(&loaded.image)),
+            None => bail!("no image is loaded: name a file, or run `vmcorectl arm`"),
+        },
+    };
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn list(packed: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for entry in image::entries(packed)? {
+        let kind = match entry.kind {
+            Kind::File => '-',
+            Kind::Directory => 'd',
+            Kind::Symlink => 'l',
+            Kind::CharDevice { .. } => 'c',
+            Kind::BlockDevice { .. } => 'b',
+            Kind::Other => '?',
+        };
+        write!(out, "{kind}{:04o} {:>9} {}", entry.mode, entry.data.len(), entry.path)?;
+        if entry.kind == Kind::Symlink {
+            write!(out, " -> {}", String::from_utf8_lossy(&entry.data))?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
+    let Prepared { resolved, image, cmdline, kexec, need, warnings, facts, .. } = prepared;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    writeln!(out, "kernel       {} ({})", resolved.kernel.path.display(), resolved.kernel.release)?;
+    for target in &resolved.plan.targets {
+        let Target::Local(local) = target;
+        let node = resolved.node.display();
+        writeln!(
+            out,
+            "target       {} (now {node}), {}, directory {}",
+            local.device, local.filesystem, local.directory
+        )?;
+    }
+    for device in &resolved.modules.stack {
+        let driver = device.driver.as_deref().unwrap_or("no driver");
+        writeln!(out, "device       {} ({driver})", device.path.display())?;
+    }
+    for dump in &resolved.plan.dumps {
+        writeln!(
+            out,
+            "dump         {}: {:?}, level {}, {}",
+            dump.file, dump.format, dump.level, dump.compression
+        )?;
+    }
+    for module in &resolved.modules.modules {
+        writeln!(out, "module       {:<20} {}", module.plan.name, module.why)?;
+    }
+    for firmware in &resolved.modules.firmware {
+        writeln!(out, "firmware     {} for {}", firmware.path, firmware.module)?;
+    }
+    writeln!(out, "collector    {}", resolved.collector.display())?;
+    writeln!(out, "image        {} bytes, {} unpacked, id {}", image.bytes.len(), image.unpacked, image.id)?;
+    match kexec.reserved {
+        Some(reserved) => write!(out, "memory       {} MiB reserved", mib(reserved))?,
+        None => write!(out, "memory       no kexec in this kernel")?,
+    }
+    for range in &kexec.ranges {
+        write!(out, ", {:#x}..{:#x}", range.start, range.end)?;
+    }
+    writeln!(out, "; about {} MiB needed", mib(*need))?;
+    let limit = config::cmdline::limit(&facts.machine);
+    writeln!(
+        out,
+        "\ncommand line, {} of {limit} bytes: = kept, - removed, + added, . not added",
+        cmdline.text.len()
+    )?;
+    for row in &cmdline.rows {
+        writeln!(out, "  {row}")?;
+    }
+    writeln!(out, "\n{}", cmdline.text)?;
+    for warning in warnings {
+        writeln!(out, "\nwarning: {warning}")?;
+    }
+    Ok(())
+}

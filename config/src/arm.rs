@@ -1,0 +1,376 @@
+//! Arming: plan, image, command line, and the system call; and what we remember of it.
+//!
+//! A failed step leaves the crash kernel that is loaded as it is: it is better than none.
+
+use crate::cmdline::{self, Cmdline, CmdlineError, Facts};
+use crate::kernel_image::sha256;
+use crate::kexec::{self, KexecError, KexecState};
+use crate::resolve::{ResolveError, Resolved, resolve};
+use crate::settings::Settings;
+use initramfs::image::{self, Image};
+use initramfs::root::Root;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where images are kept.
+pub const IMAGE_DIRECTORY: &str = "/var/lib/vmcored";
+
+/// What we remember until the next boot.
+pub const RUN_DIRECTORY: &str = "/run/vmcored";
+
+const LOADED: &str = "loaded.json";
+
+/// Why the machine could not be armed, or disarmed.
+#[derive(Debug, thiserror::Error)]
+pub enum ArmError {
+    /// The kernel does not let us.
+    #[error(transparent)]
+    Kexec(#[from] KexecError),
+    /// There is no plan.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// There is no image.
+    #[error("cannot build the crash image")]
+    Image(#[source] initramfs::Error),
+    /// /sys or /proc could not be read.
+    #[error(transparent)]
+    System(#[from] initramfs::Error),
+    /// The command line cannot be passed.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// A file could not be written or read.
+    #[error("cannot {doing} {path}", path = path.display())]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel file changed under us.
+    #[error("{0} changed while it was being loaded: run `vmcorectl arm` again")]
+    KernelChanged(PathBuf),
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArmError {
+    let path = path.to_owned();
+    move |source| ArmError::File { doing, path, source }
+}
+
+/// What was loaded, and when: `/run/vmcored/loaded.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Loaded {
+    /// The image's id.
+    pub image: String,
+    /// The crash kernel's file.
+    pub kernel: PathBuf,
+    /// Its SHA-256.
+    pub kernel_sha256: String,
+    /// Its release.
+    pub release: String,
+    /// The command line.
+    pub cmdline: String,
+    /// Seconds since 1970.
+    pub time: u64,
+    /// The boot that this is true for (/proc/sys/kernel/random/boot_id).
+    pub boot_id: String,
+}
+
+/// Everything that would be loaded, without having touched anything.
+#[expect(missing_debug_implementations, reason = "megabytes of image")]
+pub struct Prepared {
+    /// The plan and where it comes from.
+    pub resolved: Resolved,
+    /// The image.
+    pub image: Image,
+    /// The command line.
+    pub cmdline: Cmdline,
+    /// The running kernel's side.
+    pub kexec: KexecState,
+    /// What the command line depends on.
+    pub facts: Facts,
+    /// Bytes that kernel and image need, roughly.
+    pub need: u64,
+    /// What the user should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// How arming ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Loaded now.
+    Loaded,
+    /// The same was loaded before; nothing was done.
+    AlreadyLoaded,
+}
+
+/// Plans and builds in memory.
+pub fn prepare(settings: &Settings, root: &Root) -> Result<Prepared, ArmError> {
+    let kexec = KexecState::read(root)?;
+    let resolved = resolve(settings, root)?;
+    let compression = image::Compression::for_kernel(root, &resolved.kernel.release)?;
+    let image =
+        image::build(&resolved.plan, &resolved.modules, &resolved.collector, &image::Options { compression })
+            .map_err(ArmError::Image)?;
+    let facts = Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)?;
+    let cmdline = cmdline::build(&facts, &settings.kernel, &image.id);
+    let need =
+        need(resolved.kernel.init_size, u64::try_from(image.bytes.len()).unwrap_or(u64::MAX), image.unpacked);
+    let mut warnings = resolved.warnings.clone();
+    if let Some(reserved) = kexec.reserved.filter(|r| *r > 0 && *r < need) {
+        warnings.push(format!(
+            "{} MiB are reserved, about {} MiB are needed: the crash kernel may run out of memory; raise crashkernel=",
+            reserved >> 20,
+            need.div_ceil(1 << 20)
+        ));
+    }
+    Ok(Prepared { resolved, image, cmdline, kexec, facts, need, warnings })
+}
+
+/// Roughly what a capture needs: the kernel unpacked, the image twice while it is being unpacked, and what the kernel,
+/// its drivers and the collector allocate on the way. An estimate to warn by, not to refuse by.
+fn need(init_size: Option<u64>, packed: u64, unpacked: u64) -> u64 {
+    /// What a distribution's x86-64 kernel takes when its file does not say.
+    const KERNEL: u64 = 64 << 20;
+    /// Measured from Debian's 6.1: what is gone between the kernel's own size and the end of a capture.
+    const RUNTIME: u64 = 14 << 20;
+    init_size.unwrap_or(KERNEL).saturating_add(packed).saturating_add(unpacked).saturating_add(RUNTIME)
+}
+
+impl Prepared {
+    /// Whether this is what `loaded` says was loaded.
+    pub fn is(&self, loaded: &Loaded) -> bool {
+        self.differences(loaded).is_empty()
+    }
+
+    /// What has changed since `loaded` was loaded.
+    pub fn differences(&self, loaded: &Loaded) -> Vec<&'static str> {
+        let mut changed = Vec::new();
+        if loaded.image != self.image.id {
+            changed.push("image");
+        }
+        if loaded.kernel_sha256 != self.resolved.kernel.sha256 {
+            changed.push("kernel");
+        }
+        // An image of another id is another command line; say so only where there is more to it.
+        let old = loaded.cmdline.replace(&loaded.image, &self.image.id);
+        if old != self.cmdline.text {
+            changed.push("command line");
+        }
+        changed
+    }
+}
+
+/// Loads what was prepared, unless it is loaded. The caller has checked that `root` is the live system.
+pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, ArmError> {
+    let _lock = lock(root)?;
+    prepared.kexec.check_load(nix::unistd::geteuid().as_raw())?;
+    let text = prepared.cmdline.for_kernel(&prepared.facts.machine)?;
+    // Another may have armed while we planned.
+    let kexec = KexecState::read(root)?;
+    if !force && kexec.loaded && loaded(root)?.is_some_and(|l| prepared.is(&l)) {
+        return Ok(Outcome::AlreadyLoaded);
+    }
+    let path = store(&prepared.image, root)?;
+    let kernel = &prepared.resolved.kernel;
+    let kernel_file = File::open(&kernel.real).map_err(file("open", &kernel.path))?;
+    let now = fs::read(&kernel.real).map_err(file("read", &kernel.path))?;
+    if sha256(&now) != kernel.sha256 {
+        return Err(ArmError::KernelChanged(kernel.path.clone()));
+    }
+    drop(now);
+    let image_file = File::open(&path).map_err(file("open", &path))?;
+    kexec::load(&kernel_file, &image_file, &text, &kexec)?;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    remember(
+        &Loaded {
+            image: prepared.image.id.clone(),
+            kernel: kernel.path.clone(),
+            kernel_sha256: kernel.sha256.clone(),
+            release: kernel.release.clone(),
+            cmdline: prepared.cmdline.text.clone(),
+            time,
+            boot_id: boot_id(root)?,
+        },
+        root,
+    )?;
+    forget_images(Some(&prepared.image.id), root)?;
+    Ok(Outcome::Loaded)
+}
+
+/// Unloads the crash kernel, whoever loaded it. Returns whether one was loaded.
+pub fn disarm(root: &Root) -> Result<bool, ArmError> {
+    let _lock = lock(root)?;
+    let kexec = KexecState::read(root)?;
+    let uid = nix::unistd::geteuid().as_raw();
+    if uid != 0 {
+        return Err(KexecError::NotRoot(uid).into());
+    }
+    if kexec.loaded {
+        kexec::unload(&kexec)?;
+    }
+    let path = root.path(RUN_DIRECTORY).join(LOADED);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file("remove", &path)(e)),
+        _ => {}
+    }
+    Ok(kexec.loaded)
+}
+
+/// What we loaded since the machine booted, if anything.
+pub fn loaded(root: &Root) -> Result<Option<Loaded>, ArmError> {
+    let text = root.read(Path::new(RUN_DIRECTORY).join(LOADED))?;
+    // A file that is not understood was not written by this version: as good as none.
+    let loaded: Option<Loaded> = text.and_then(|t| serde_json::from_str(&t).ok());
+    // /run may not be a tmpfs, and then outlives a reboot, which unloads.
+    let boot_id = boot_id(root)?;
+    Ok(loaded.filter(|l| l.boot_id == boot_id))
+}
+
+/// Where the image `id` is kept.
+pub fn image_path(id: &str) -> PathBuf {
+    Path::new(IMAGE_DIRECTORY).join(format!("image-{id}.img"))
+}
+
+fn boot_id(root: &Root) -> Result<String, ArmError> {
+    Ok(root.read_line("/proc/sys/kernel/random/boot_id")?.unwrap_or_default())
+}
+
+/// One arms or disarms at a time; the lock ends with the process.
+fn lock(root: &Root) -> Result<File, ArmError> {
+    let directory = private_directory(RUN_DIRECTORY, root)?;
+    let path = directory.join("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(file("open", &path))?;
+    lock.lock().map_err(file("lock", &path))?;
+    Ok(lock)
+}
+
+fn private_directory(path: &str, root: &Root) -> Result<PathBuf, ArmError> {
+    let path = root.path(path);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(file("create", &path))?;
+    Ok(path)
+}
+
+fn store(image: &Image, root: &Root) -> Result<PathBuf, ArmError> {
+    private_directory(IMAGE_DIRECTORY, root)?;
+    let path = root.path(image_path(&image.id));
+    replace(&path, &image.bytes)?;
+    Ok(path)
+}
+
+fn remember(loaded: &Loaded, root: &Root) -> Result<(), ArmError> {
+    let path = private_directory(RUN_DIRECTORY, root)?.join(LOADED);
+    let mut text = serde_json::to_vec_pretty(loaded).map_err(|e| file("write", &path)(e.into()))?;
+    text.push(b'\n');
+    replace(&path, &text)
+}
+
+/// Writes a whole file, mode 0600, so that whoever reads it sees the old one or the new one and nothing between.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), ArmError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = directory.join(name);
+    // Left by a run that was killed; the lock keeps others away.
+    match fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file("remove", &new)(e)),
+        _ => {}
+    }
+    let write = || {
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        out.write_all(bytes)?;
+        out.sync_all()?;
+        fs::rename(&new, path)?;
+        File::open(directory)?.sync_all()
+    };
+    write().map_err(|e| {
+        // Half a file is of no use to anybody; the error that matters is the first.
+        drop(fs::remove_file(&new));
+        file("write", path)(e)
+    })
+}
+
+/// Removes the images that are not `keep`.
+fn forget_images(keep: Option<&str>, root: &Root) -> Result<(), ArmError> {
+    for name in root.list(IMAGE_DIRECTORY)? {
+        let id =
+            name.strip_prefix("image-").and_then(|n| n.strip_suffix(".img").or(n.strip_suffix(".img.new")));
+        if id.is_some() && name.strip_prefix("image-").and_then(|n| n.strip_suffix(".img")) != keep {
+            let path = root.path(IMAGE_DIRECTORY).join(name);
+            fs::remove_file(&path).map_err(file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn sample(boot_id: &str) -> Loaded {
+        Loaded {
+            image: "ab".into(),
+            kernel: "/boot/k".into(),
+            kernel_sha256: "cd".into(),
+            release: "6.1".into(),
+            cmdline: "nr_cpus=1 vmcored.image=ab".into(),
+            time: 7,
+            boot_id: boot_id.into(),
+        }
+    }
+
+    #[test]
+    fn what_was_loaded_is_remembered_for_one_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let boot = |id: &str| {
+            fs::create_dir_all(dir.path().join("proc/sys/kernel/random")).unwrap();
+            fs::write(dir.path().join("proc/sys/kernel/random/boot_id"), format!("{id}\n")).unwrap();
+        };
+        boot("one");
+        assert_eq!(loaded(&root).unwrap(), None);
+        remember(&sample("one"), &root).unwrap();
+        assert_eq!(loaded(&root).unwrap(), Some(sample("one")));
+        let path = dir.path().join("run/vmcored/loaded.json");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        boot("two");
+        assert_eq!(loaded(&root).unwrap(), None, "a reboot unloads");
+        fs::write(&path, "{").unwrap();
+        assert_eq!(loaded(&root).unwrap(), None);
+    }
+
+    #[test]
+    fn images_are_private_and_old_ones_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let image = |id: &str| Image { bytes: vec![1, 2], id: id.into(), unpacked: 9, entries: Vec::new() };
+        let path = store(&image("a"), &root).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+        store(&image("b"), &root).unwrap();
+        store(&image("b"), &root).unwrap();
+        fs::write(dir.path().join("var/lib/vmcored/image-c.img.new"), "").unwrap();
+        fs::write(dir.path().join("var/lib/vmcored/notes"), "").unwrap();
+        forget_images(Some("b"), &root).unwrap();
+        assert_eq!(root.list(IMAGE_DIRECTORY).unwrap(), ["image-b.img", "notes"]);
+    }
+
+    #[test]
+    fn needs() {
+        assert_eq!(need(Some(60 << 20), 2 << 20, 6 << 20), 82 << 20);
+        assert_eq!(need(None, u64::MAX, 1), u64::MAX);
+    }
+}

@@ -1,0 +1,401 @@
+//! From settings and the live system to a [`Plan`]: names become identities, a path becomes a device and a directory
+//! of its file system, a device becomes a list of modules. After this nothing is left to find out.
+
+use crate::kernel_image::{KernelImage, KernelImageError};
+use crate::mounts::{self, Mount};
+use crate::settings::{Settings, TargetSettings, sanitise_host};
+use collector::plan::{DeviceId, LocalTarget, PLAN_VERSION, Plan, Target};
+use collector::target::identity::{self, Identity};
+use initramfs::root::Root;
+use initramfs::{ModulePlan, ModuleRequest, plan_modules};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Where the collector is installed.
+pub const COLLECTOR_PATH: &str = "/usr/lib/vmcored/vmcore-collect";
+
+/// File systems that PID 1 mounts and writes to safely.
+pub const FILESYSTEMS: [&str; 4] = ["ext4", "ext3", "ext2", "xfs"];
+
+/// What [`resolve`] found out.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The contract with the collector.
+    pub plan: Plan,
+    /// The modules and firmware of the image, with their reasons.
+    pub modules: ModulePlan,
+    /// The crash kernel.
+    pub kernel: KernelImage,
+    /// The collector to pack, as we open it.
+    pub collector: PathBuf,
+    /// The target's device node now: `/dev/vda1`.
+    pub node: PathBuf,
+    /// What the user should know, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no plan. Each says what happened, the value seen, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// A file of /proc is not there.
+    #[error("cannot read {0}: is /proc mounted?")]
+    NoProc(&'static str),
+    /// The directory for dumps is not there.
+    #[error("target {0} does not exist: create it (mkdir -m 0700 {0}), or set `path` in [[target]]")]
+    NoDirectory(String),
+    /// It is something else.
+    #[error("target {0} is not a directory: set `path` in [[target]] to one")]
+    NotDirectory(String),
+    /// The path is on no mount that we see.
+    #[error("no mount holds {0} in /proc/self/mountinfo: set `device` in [[target]]")]
+    NoMount(String),
+    /// A mount whose directory was removed.
+    #[error("target {path} is on {source_}, whose directory {root:?} is gone: mount it again")]
+    GoneMount {
+        /// The path of the settings.
+        path: String,
+        /// What is mounted.
+        source_: String,
+        /// The root field.
+        root: String,
+    },
+    /// A file system without a block device.
+    #[error("target {path} is on {filesystem} ({source_}), which has no block device: {advice}")]
+    NoBlockDevice {
+        /// The path of the settings.
+        path: String,
+        /// overlay, tmpfs, nfs4, …
+        filesystem: String,
+        /// What is mounted.
+        source_: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The device of the settings is not there.
+    #[error("target device {0} not found: {1}")]
+    NoDevice(String, String),
+    /// sysfs does not know the device.
+    #[error("cannot find block device {0} below /sys: is /sys mounted?")]
+    NotInSysfs(String),
+    /// The device is used for swap.
+    #[error(
+        "target device {0} ({1}) is swap: a dump would overwrite it, and it cannot hold files; \
+         choose a file system"
+    )]
+    Swap(String, String),
+    /// What is on the device is not a file system.
+    #[error("target device {node} holds {what}, not a file system: name the file system's own device")]
+    NotFilesystem {
+        /// The device node.
+        node: String,
+        /// `crypto_LUKS`, `LVM2_member`, …
+        what: String,
+    },
+    /// No file system was recognised.
+    #[error("no file system recognised on {0}: make one (mkfs.ext4 {0}), or set `filesystem` in [[target]]")]
+    NoFilesystem(String),
+    /// A file system that we cannot use.
+    #[error("target file system {filesystem} of {node} is not supported: use one of {known}", known = FILESYSTEMS.join(", "))]
+    Filesystem {
+        /// The device node.
+        node: String,
+        /// Its type.
+        filesystem: String,
+    },
+    /// A device could not be read.
+    #[error("cannot read {what}")]
+    Read {
+        /// What was being read.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The collector is not installed.
+    #[error("no collector at {0}: install it, or name it with `collector` in [image]")]
+    NoCollector(String),
+    /// No crash kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelImageError),
+    /// Modules, links.
+    #[error(transparent)]
+    Image(#[from] initramfs::Error),
+}
+
+/// Resolves `settings` against the system at `root`.
+pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveError> {
+    const RELEASE: &str = "/proc/sys/kernel/osrelease";
+    let running = root.read_line(RELEASE)?.ok_or(ResolveError::NoProc(RELEASE))?;
+    let kernel = KernelImage::find(root, settings.kernel.image.as_ref(), &running)?;
+    let mut warnings = Vec::new();
+    let found = find_target(&settings.target, root, &mut warnings)?;
+    let modules = plan_modules(&ModuleRequest {
+        root,
+        release: &kernel.release,
+        block_device: &found.name,
+        filesystem: &found.filesystem,
+        extra: &settings.image.extra_modules,
+        omit: &settings.image.omit_modules,
+    })?;
+    warnings.extend(modules.notes.iter().cloned());
+    let hostname = || Ok::<_, ResolveError>(root.read_line("/proc/sys/kernel/hostname")?.unwrap_or_default());
+    let host = match &settings.host {
+        Some(host) => host.clone(),
+        None => sanitise_host(&hostname()?),
+    };
+    let plan = Plan {
+        version: PLAN_VERSION,
+        host,
+        kernel_release: kernel.release.clone(),
+        modules: modules.for_plan(),
+        targets: vec![Target::Local(LocalTarget {
+            device: found.id,
+            filesystem: found.filesystem,
+            options: settings.target.options.clone().unwrap_or_default(),
+            directory: found.directory,
+        })],
+        dumps: settings.dumps.clone(),
+        limits: settings.limits,
+        final_action: settings.final_action,
+        on_failure: settings.on_failure,
+    };
+    let collector = find_collector(settings.image.collector.as_deref(), root)?;
+    Ok(Resolved { plan, modules, kernel, collector, node: found.node, warnings })
+}
+
+struct Found {
+    /// Kernel name: `vda1`.
+    name: String,
+    node: PathBuf,
+    id: DeviceId,
+    filesystem: String,
+    directory: String,
+}
+
+fn find_target(
+    target: &TargetSettings,
+    root: &Root,
+    warnings: &mut Vec<String>,
+) -> Result<Found, ResolveError> {
+    const MOUNTINFO: &str = "/proc/self/mountinfo";
+    let mounts = mounts::parse(&root.read(MOUNTINFO)?.ok_or(ResolveError::NoProc(MOUNTINFO))?);
+    let (name, directory, mounted_as) = match &target.device {
+        None => {
+            let (on, directory) = mount_of(&target.path, root, &mounts)?;
+            let (major, minor) = on.device;
+            let link = format!("/sys/dev/block/{major}:{minor}");
+            let name = root.link_name(&link)?.ok_or_else(|| ResolveError::NotInSysfs(on.source.clone()))?;
+            (name, directory, Some(on.filesystem.clone()))
+        }
+        Some(id) => {
+            let name = name_of(id, root)?;
+            check_mounted(&name, &target.path, root, &mounts, warnings)?;
+            (name, target.path.clone(), None)
+        }
+    };
+    // In sysfs a slash of a device's name is an exclamation mark: `cciss!c0d0`.
+    let node = Path::new("/dev").join(name.replace('!', "/"));
+    let shown = node.display().to_string();
+    let real = root.path(&node);
+    let identity =
+        identity::probe(&real).map_err(|source| ResolveError::Read { what: shown.clone(), source })?;
+    refuse_swap(&node, &identity, root)?;
+    let filesystem = filesystem_of(target, mounted_as, &identity, &shown, warnings)?;
+    let id = stable_identity(target.device.as_ref(), &name, &node, &identity, root, warnings)?;
+    Ok(Found { name, node, id, filesystem, directory })
+}
+
+/// The mount of a path of the running system, and the path below the root of its file system.
+fn mount_of<'a>(path: &str, root: &Root, mounts: &'a [Mount]) -> Result<(&'a Mount, String), ResolveError> {
+    let canonical = root.canonical(path)?.ok_or_else(|| ResolveError::NoDirectory(path.to_owned()))?;
+    if !root.path(&canonical).is_dir() {
+        return Err(ResolveError::NotDirectory(path.to_owned()));
+    }
+    let canonical = canonical.to_string_lossy();
+    let on = mounts::holding(mounts, &canonical).ok_or_else(|| ResolveError::NoMount(path.to_owned()))?;
+    if on.device.0 == 0 {
+        let advice = match on.filesystem.as_str() {
+            "overlay" | "overlayfs" | "aufs" => {
+                "a container's or live system's root; set `device` in [[target]]"
+            }
+            "tmpfs" | "ramfs" | "rootfs" => "it dies with the kernel; set `path` to a directory on a disk",
+            "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "virtiofs" | "ceph" => {
+                "targets on the network are not supported yet; set `path` to a directory on a local disk"
+            }
+            "btrfs" => "btrfs is not supported yet; set `path` to a directory on ext4 or xfs",
+            _ => "set `path` to a directory on a local disk",
+        };
+        return Err(ResolveError::NoBlockDevice {
+            path: path.to_owned(),
+            filesystem: on.filesystem.clone(),
+            source_: on.source.clone(),
+            advice,
+        });
+    }
+    // The kernel appends this to the root of a bind mount whose directory was unlinked.
+    if on.root.ends_with("//deleted") {
+        return Err(ResolveError::GoneMount {
+            path: path.to_owned(),
+            source_: on.source.clone(),
+            root: on.root.clone(),
+        });
+    }
+    let below = mounts::below_root(on, &canonical).ok_or_else(|| ResolveError::NoMount(path.to_owned()))?;
+    Ok((on, below))
+}
+
+/// The kernel's name of the device of the settings.
+fn name_of(id: &DeviceId, root: &Root) -> Result<String, ResolveError> {
+    let missing = |why: &str| ResolveError::NoDevice(id.to_string(), why.to_owned());
+    let read = |source| ResolveError::Read { what: id.to_string(), source };
+    let DeviceId::Path(path) = id else {
+        let node = identity::find(&root.path("/dev"), &root.path("/sys"), id).map_err(read)?;
+        let node = node.ok_or_else(|| {
+            missing("no block device carries it; compare the output of blkid, and set `device` in [[target]]")
+        })?;
+        let below = node.strip_prefix(root.path("/dev")).unwrap_or(&node);
+        return Ok(below.to_string_lossy().replace('/', "!"));
+    };
+    let canonical = root.canonical(path)?.ok_or_else(|| missing("there is no such file"))?;
+    let meta = std::fs::metadata(root.path(&canonical)).map_err(read)?;
+    if meta.file_type().is_block_device() {
+        let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+        return root
+            .link_name(format!("/sys/dev/block/{major}:{minor}"))?
+            .ok_or_else(|| ResolveError::NotInSysfs(path.clone()));
+    }
+    // Below an injected root device nodes are ordinary files.
+    let name = canonical.strip_prefix("/dev").unwrap_or(&canonical).to_string_lossy().replace('/', "!");
+    if root.path("/") != Path::new("/") && root.exists(Path::new("/sys/class/block").join(&name))? {
+        return Ok(name);
+    }
+    Err(missing("it is not a block device"))
+}
+
+/// Where the device is mounted now, the directory can be looked at.
+fn check_mounted(
+    name: &str,
+    directory: &str,
+    root: &Root,
+    mounts: &[Mount],
+    warnings: &mut Vec<String>,
+) -> Result<(), ResolveError> {
+    let Some(number) = root.read_line(Path::new("/sys/class/block").join(name).join("dev"))? else {
+        return Ok(());
+    };
+    let here = mounts.iter().find(|m| format!("{}:{}", m.device.0, m.device.1) == number && m.root == "/");
+    let Some(here) = here else { return Ok(()) };
+    let live = format!("{}{directory}", here.point.trim_end_matches('/'));
+    match root.canonical(&live)? {
+        None => {
+            warnings.push(format!("{live} does not exist yet: the collector makes it when it has to"));
+            Ok(())
+        }
+        Some(path) if root.path(&path).is_dir() => Ok(()),
+        Some(_) => Err(ResolveError::NotDirectory(live)),
+    }
+}
+
+fn refuse_swap(node: &Path, identity: &Identity, root: &Root) -> Result<(), ResolveError> {
+    let shown = node.display().to_string();
+    if identity.filesystem.as_deref() == Some("swap") {
+        return Err(ResolveError::Swap(shown, "by its signature".to_owned()));
+    }
+    let swaps = root.read("/proc/swaps")?.unwrap_or_default();
+    for line in swaps.lines().skip(1) {
+        let Some(used) = line.split_whitespace().next() else { continue };
+        if root.canonical(used)?.as_deref() == Some(node) || Path::new(used) == node {
+            return Err(ResolveError::Swap(shown, "in use, see /proc/swaps".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn filesystem_of(
+    target: &TargetSettings,
+    mounted_as: Option<String>,
+    identity: &Identity,
+    node: &str,
+    warnings: &mut Vec<String>,
+) -> Result<String, ResolveError> {
+    let seen = identity.filesystem.clone();
+    if let Some(what) = &seen
+        && matches!(what.as_str(), "crypto_LUKS" | "LVM2_member" | "linux_raid_member")
+    {
+        return Err(ResolveError::NotFilesystem { node: node.to_owned(), what: what.clone() });
+    }
+    if let (Some(set), Some(seen)) = (&target.filesystem, &seen)
+        && set != seen
+    {
+        warnings.push(format!("the settings say that {node} is {set}, its superblock says {seen}"));
+    }
+    let filesystem = target.filesystem.clone().or(mounted_as).or(seen);
+    let filesystem = filesystem.ok_or_else(|| ResolveError::NoFilesystem(node.to_owned()))?;
+    if FILESYSTEMS.contains(&filesystem.as_str()) {
+        Ok(filesystem)
+    } else {
+        Err(ResolveError::Filesystem { node: node.to_owned(), filesystem })
+    }
+}
+
+/// An identity by which the device, and no other, is found again. The user's own choice of UUID, LABEL or PARTUUID is
+/// kept; a path becomes a UUID or PARTUUID where there is one.
+fn stable_identity(
+    chosen: Option<&DeviceId>,
+    name: &str,
+    node: &Path,
+    identity: &Identity,
+    root: &Root,
+    warnings: &mut Vec<String>,
+) -> Result<DeviceId, ResolveError> {
+    if let Some(id @ (DeviceId::Uuid(_) | DeviceId::PartUuid(_) | DeviceId::Label(_))) = chosen {
+        return Ok(id.clone());
+    }
+    let (dev, sys) = (root.path("/dev"), root.path("/sys"));
+    let shown = node.display().to_string();
+    let read = |source| ResolveError::Read { what: shown.clone(), source };
+    // A cloned disk carries the same UUID: what finds another device is no identity.
+    let finds_it = |id: &DeviceId| {
+        identity::find(&dev, &sys, id).map(|found| found == Some(root.path(node))).map_err(read)
+    };
+    if let Some(uuid) = &identity.uuid {
+        let id = DeviceId::Uuid(uuid.clone());
+        if finds_it(&id)? {
+            return Ok(id);
+        }
+        warnings.push(format!("{id} of {shown} is also that of another device: not used"));
+    }
+    match identity::partuuid(&sys, &dev, name) {
+        Ok(Some(uuid)) => {
+            let id = DeviceId::PartUuid(uuid);
+            if finds_it(&id)? {
+                return Ok(id);
+            }
+            warnings.push(format!("{id} of {shown} is also that of another device: not used"));
+        }
+        Ok(None) => {}
+        Err(e) => warnings.push(format!("cannot read the partition table that {shown} is in: {e}")),
+    }
+    warnings.push(format!(
+        "{shown} has no identity that survives a reboot, so it is looked for by this name: \
+         give its file system a UUID"
+    ));
+    Ok(DeviceId::Path(shown))
+}
+
+fn find_collector(chosen: Option<&Path>, root: &Root) -> Result<PathBuf, ResolveError> {
+    if let Some(path) = chosen {
+        return root.real(path)?.ok_or_else(|| ResolveError::NoCollector(path.display().to_string()));
+    }
+    if let Some(real) = root.real(COLLECTOR_PATH)? {
+        return Ok(real);
+    }
+    // Run from a build directory or unpacked by hand: the two programs lie side by side.
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("vmcore-collect"));
+    match beside {
+        Some(path) if path.is_file() => Ok(path),
+        Some(path) => Err(ResolveError::NoCollector(format!("{COLLECTOR_PATH} or {}", path.display()))),
+        None => Err(ResolveError::NoCollector(COLLECTOR_PATH.to_owned())),
+    }
+}
