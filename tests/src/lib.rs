@@ -1,2 +1,10 @@
-//! Tests.
+//! Synthetic vmcores, oracles, the VM lab, and xtask.
+//!
+//! Not part of what is installed. [`lab`] crashes real kernels in QEMU and reads the dumps back with other people's
+//! tools; [`vm`] has the scenarios that run there; [`xtask`] are the project's verbs; [`kdump_reader`] reads dumps with
+//! none of the product's code.
+
 pub mod kdump_reader;
+pub mod lab;
+pub mod vm;
+pub mod xtask;

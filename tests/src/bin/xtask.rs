@@ -1,2 +1,5 @@
-//! Project verbs.
-fn main() {}
+//! The project's verbs: `cargo xtask help`.
+
+fn main() -> std::process::ExitCode {
+    vmcored_tests::xtask::main()
+}

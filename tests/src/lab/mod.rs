@@ -1,0 +1,16 @@
+//! The lab: stock Debian kernels in QEMU, crashed on purpose.
+//!
+//! No KVM is needed: everything runs under TCG. A [`guest::Guest`] is a kernel package's vmlinuz and an initramfs that is
+//! made here (busybox, the modules, our static programs, a shell script as `/init`); its disks are raw files that the
+//! host makes with mke2fs and reads back with debugfs, without ever mounting them. Everything that is downloaded lies in
+//! the [`cache::Cache`], keyed by version, outside the checkout.
+
+pub mod cache;
+pub mod command;
+pub mod console;
+pub mod disk;
+pub mod guest;
+pub mod kernel;
+pub mod oracle;
+pub mod programs;
+pub mod vmcore;

@@ -1,0 +1,133 @@
+//! Other people's tools, which say whether our dumps are right: makedumpfile, crash, drgn.
+
+use super::cache::Cache;
+use super::command::{run, talk, tool};
+use super::vmcore::{Class, PageLayout, classify};
+use anyhow::{Context, Result, ensure};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Nothing here may take longer.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Version of drgn, from PyPI.
+const DRGN: &str = "0.3.0";
+
+/// Writes a dump with makedumpfile, zstd-compressed.
+pub fn makedumpfile(raw: &Path, level: u8, to: &Path) -> Result<()> {
+    let mut command = tool("makedumpfile")?;
+    command.args(["--message-level", "0", "-z", "-d", &level.to_string()]).arg(raw).arg(to);
+    succeed(&mut command, "")
+}
+
+/// The kernel log as makedumpfile reads it.
+pub fn makedumpfile_dmesg(raw: &Path, to: &Path) -> Result<Vec<u8>> {
+    succeed(tool("makedumpfile")?.args(["--message-level", "0", "--dump-dmesg"]).arg(raw).arg(to), "")?;
+    Ok(std::fs::read(to)?)
+}
+
+/// What crash answers to `commands`, one a line.
+pub fn crash(dump: &Path, vmlinux: &Path, commands: &str) -> Result<String> {
+    let mut crash = tool("crash")?;
+    // -s: no banner; no ~/.crashrc; without a terminal it pages nothing.
+    crash.args(["-s", "--no_scroll", "--no_crashrc"]).arg(vmlinux).arg(dump).env("HOME", "/nonexistent");
+    let (status, said) = talk(&mut crash, &format!("{commands}\nexit\n"), LIMIT)?;
+    ensure!(status.success(), "crash ended with {status}:\n{said}");
+    Ok(said)
+}
+
+/// drgn in a virtual environment of its own.
+#[derive(Clone, Debug)]
+pub struct Drgn {
+    python: PathBuf,
+}
+
+impl Drgn {
+    /// Installs it into the cache where it is not there yet.
+    pub fn get(cache: &Cache) -> Result<Self> {
+        let dir = cache.entry(&format!("drgn/{DRGN}"), |dir| {
+            // Debian's own: another one in PATH may be too old, too new, or without pip.
+            run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(dir))?;
+            let package = format!("drgn=={DRGN}");
+            run(Command::new(dir.join("bin/python")).args(["-m", "pip", "install", "--quiet", &package]))
+        })?;
+        // Only the scripts of the environment hold its old path; its python finds itself.
+        Ok(Self { python: dir.join("bin/python") })
+    }
+
+    fn script(&self, script: &str, arguments: &[&std::ffi::OsStr]) -> Result<String> {
+        let mut python = Command::new(&self.python);
+        python.args(["-c", script]).args(arguments).env("DEBUGINFOD_URLS", "");
+        let (status, said) = talk(&mut python, "", LIMIT)?;
+        ensure!(status.success(), "drgn's script ended with {status}:\n{said}");
+        Ok(said)
+    }
+
+    /// The stack of the thread that crashed, one frame a line, after a line with its pid and name.
+    pub fn crashed_stack(&self, dump: &Path, vmlinux: &Path) -> Result<String> {
+        self.script(
+            r"
+import sys, drgn
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+thread = prog.crashed_thread()
+print(thread.tid, thread.object.comm.string_().decode())
+print(thread.stack_trace())
+",
+            &[dump.as_ref(), vmlinux.as_ref()],
+        )
+    }
+
+    /// Reads the struct page of every page of a raw vmcore up to pfn `end`, and says what the page is used for. `scratch`
+    /// is a directory.
+    pub fn classes(
+        &self,
+        raw: &Path,
+        end: u64,
+        vmlinux: &Path,
+        scratch: &Path,
+    ) -> Result<HashMap<u64, Class>> {
+        let pages = scratch.join("struct-pages");
+        let said = self.script(
+            r"
+import sys, json, drgn
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+page = prog.type('struct page')
+def attempt(f):
+    try: return f()
+    except (LookupError, drgn.FaultError): return -1
+members = 'flags mapping _mapcount compound_head private compound_order compound_dtor'.split()
+values = '''PG_lru PG_private PG_swapcache PG_swapbacked PG_slab PG_hwpoison PG_head HUGETLB_PAGE_DTOR
+PGTY_buddy PGTY_offline PGTY_hugetlb PGTY_slab'''.split()
+offset = {m: attempt(lambda: drgn.offsetof(page, m)) for m in members}
+value = {v: attempt(lambda: prog.constant(v).value_()) for v in values}
+base, size, step = prog['vmemmap_base'].value_(), page.size, 512
+with open(sys.argv[3], 'wb') as out:
+    # The kernel maps struct pages for whole stretches of 512 pages.
+    for first in range(0, int(sys.argv[4]), step):
+        data = attempt(lambda: prog.read(base + first * size, step * size))
+        if data != -1:
+            for i in range(step):
+                out.write((first + i).to_bytes(8, 'little') + data[i * size:(i + 1) * size])
+print(json.dumps({'size': size, 'offset': offset, 'value': value}))
+",
+            &[raw.as_ref(), vmlinux.as_ref(), pages.as_ref(), end.to_string().as_ref()],
+        )?;
+        let layout: PageLayout = serde_json::from_str(said.lines().last().unwrap_or_default())
+            .with_context(|| format!("drgn's script said {said:?}"))?;
+        let mem_map = std::fs::read(&pages)?;
+        std::fs::remove_file(&pages)?;
+        classify(&layout, &mem_map)
+    }
+}
+
+fn succeed(command: &mut Command, input: &str) -> Result<()> {
+    let (status, said) = talk(command, input, LIMIT)?;
+    ensure!(status.success(), "{} ended with {status}:\n{said}", super::command::shown(command));
+    Ok(())
+}

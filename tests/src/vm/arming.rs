@@ -1,0 +1,127 @@
+//! `vmcorectl` on a live machine: what it does, and how it says no.
+
+use super::runner::Bench;
+use crate::lab::console::Console;
+use crate::lab::disk::{Contents, Disk};
+use crate::lab::guest::{Guest, Paging};
+use crate::lab::kernel::Series;
+use anyhow::{Context, Result, ensure};
+use std::time::Duration;
+
+fn boot(bench: &Bench<'_>, name: &str, cmdline: &str, script: &str) -> Result<Console> {
+    let dir = bench.scratch(name)?;
+    let disk = Disk::create(&dir.join("disk.img"), 128, Contents::Ext4)?;
+    let guest = Guest {
+        kernel: bench.kernel(Series::V6_1)?,
+        paging: Paging::Four,
+        memory: 512,
+        cmdline: cmdline.to_owned(),
+        disks: vec![disk],
+        script: format!("mount /dev/vda /var/crash; mkdir -p /etc\n{script}"),
+        files: Vec::new(),
+        limit: Duration::from_secs(180),
+    };
+    let run = bench.lab.run(&guest, &dir.join("console.log"))?;
+    ensure!(run.ended, "the guest hangs:\n{}", run.console.tail(30));
+    Ok(run.console)
+}
+
+/// Checks a section's exit status and that it says all of `wanted`, upper and lower case alike.
+fn said(console: &Console, name: &str, status: i32, wanted: &[&str]) -> Result<()> {
+    let (text, seen) =
+        console.section(name).with_context(|| format!("no section {name}:\n{}", console.tail(30)))?;
+    ensure!(seen == status, "{name} exited with {seen} instead of {status}:\n{text}");
+    let lower = text.to_lowercase();
+    for word in wanted {
+        ensure!(lower.contains(&word.to_lowercase()), "{name} does not say {word:?}:\n{text}");
+    }
+    Ok(())
+}
+
+/// status, arm, status, explain, disarm, status; an image that `image ls` and `image cat` can show.
+pub fn round_trip(bench: &Bench<'_>) -> Result<()> {
+    let console = boot(
+        bench,
+        "arm-disarm-status",
+        "crashkernel=128M",
+        "
+echo '[[target]]' > /etc/vmcored.toml; echo 'path = \"/var/crash\"' >> /etc/vmcored.toml
+section status-before vmcorectl status
+section arm vmcorectl arm
+section loaded cat /sys/kernel/kexec_crash_loaded
+section status-armed vmcorectl status
+section again vmcorectl arm
+section explain vmcorectl arm --explain
+section list vmcorectl image ls
+section plan vmcorectl image cat plan.json
+echo 'host = \"another\"' > /tmp/new; cat /etc/vmcored.toml >> /tmp/new; cp /tmp/new /etc/vmcored.toml
+section status-changed vmcorectl status
+section disarm vmcorectl disarm
+section unloaded cat /sys/kernel/kexec_crash_loaded
+section status-after vmcorectl status",
+    )?;
+    said(&console, "status-before", 2, &["not loaded"])?;
+    said(&console, "arm", 0, &[])?;
+    said(&console, "loaded", 0, &["1"])?;
+    said(&console, "status-armed", 0, &[])?;
+    said(&console, "again", 0, &[])?;
+    said(&console, "explain", 0, &["nr_cpus=1", "reset_devices"])?;
+    said(&console, "list", 0, &["plan.json", "virtio_blk", "ext4"])?;
+    said(&console, "plan", 0, &["virtio_blk", "\"host\"", crate::lab::disk::UUID])?;
+    said(&console, "status-changed", 1, &[])?;
+    said(&console, "disarm", 0, &[])?;
+    said(&console, "unloaded", 0, &["0"])?;
+    said(&console, "status-after", 2, &["not loaded"])
+}
+
+/// Each reason not to arm, in words.
+pub fn refusals(bench: &Bench<'_>) -> Result<()> {
+    let console = boot(
+        bench,
+        "arm-refusals",
+        "",
+        "
+target() { { echo '[[target]]'; for line in \"$@\"; do echo \"$line\"; done; } > /etc/vmcored.toml; }
+target 'path = \"/var/crash\"'
+section no-reservation vmcorectl arm
+target 'path = \"/var/crash\"' 'nonsense = 1'
+section bad-key vmcorectl arm
+target 'device = \"UUID=00000000-dead-4bad-8000-000000000000\"' 'path = \"/\"'
+section no-device vmcorectl arm
+umount /var/crash; mkswap /dev/vda > /dev/null; swapon /dev/vda
+target 'device = \"/dev/vda\"' 'path = \"/\"'
+section swap vmcorectl arm
+target 'path = \"/var/crash\"'
+section not-a-disk vmcorectl arm
+section help vmcorectl --help",
+    )?;
+    let refused = |name: &str, wanted: &[&str]| -> Result<()> {
+        let status = console.section(name).map(|(_, status)| status);
+        ensure!(status.is_some_and(|s| s != 0), "{name} ended with {status:?}:\n{}", console.tail(30));
+        said(&console, name, status.unwrap_or_default(), wanted)
+    };
+    refused("no-reservation", &["crashkernel="])?;
+    refused("bad-key", &["vmcored.toml:3", "nonsense"])?;
+    refused("no-device", &["00000000-dead-4bad-8000-000000000000"])?;
+    refused("swap", &["swap"])?;
+    refused("not-a-disk", &["/var/crash"])?;
+    said(&console, "help", 0, &["arm", "disarm", "status", "image"])?;
+
+    let locked = boot(
+        bench,
+        "arm-refusals-locked",
+        "crashkernel=128M",
+        "
+echo '[[target]]' > /etc/vmcored.toml; echo 'path = \"/var/crash\"' >> /etc/vmcored.toml
+chmod 755 /usr /usr/bin /usr/bin/vmcorectl /etc; echo 'nobody:x:65534:65534::/:/bin/sh' > /etc/passwd
+section not-root su nobody -s /bin/sh -c 'vmcorectl arm'
+echo 1 > /proc/sys/kernel/kexec_load_disabled
+section disabled vmcorectl arm",
+    )?;
+    for (name, wanted) in [("not-root", "root"), ("disabled", "kexec_load_disabled")] {
+        let status = locked.section(name).map(|(_, status)| status);
+        ensure!(status.is_some_and(|s| s != 0), "{name} ended with {status:?}:\n{}", locked.tail(30));
+        said(&locked, name, status.unwrap_or_default(), &[wanted])?;
+    }
+    Ok(())
+}

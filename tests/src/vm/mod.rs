@@ -1,0 +1,40 @@
+//! The scenarios of `cargo xtask vm`: each crashes a guest, or arms one, and looks at what came of it.
+
+pub mod arming;
+pub mod capture;
+pub mod crash;
+pub mod fault;
+pub mod runner;
+
+use crate::lab::guest::Paging;
+use crate::lab::kernel::Series;
+use anyhow::Result;
+use runner::Bench;
+
+/// A named test that runs guests.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// What to call it: `cargo xtask vm NAME`.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: fn(&Bench<'_>) -> Result<()>,
+}
+
+/// All of them, the longest first so that two at a time end together.
+pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "capture-6.12-5-level", run: |b| capture::capture(b, Series::V6_12, Paging::Five) },
+    Scenario { name: "capture-6.1-5-level", run: |b| capture::capture(b, Series::V6_1, Paging::Five) },
+    Scenario { name: "capture-6.12-4-level", run: |b| capture::capture(b, Series::V6_12, Paging::Four) },
+    Scenario { name: "capture-6.1-4-level", run: |b| capture::capture(b, Series::V6_1, Paging::Four) },
+    Scenario { name: "target-xfs", run: capture::xfs },
+    Scenario { name: "target-partuuid", run: capture::partuuid },
+    Scenario { name: "target-label", run: capture::label },
+    Scenario { name: "engine-panics", run: fault::engine_panics },
+    Scenario { name: "engine-killed", run: fault::engine_killed },
+    Scenario { name: "engine-hangs", run: fault::engine_hangs },
+    Scenario { name: "engine-out-of-memory", run: fault::engine_out_of_memory },
+    Scenario { name: "target-absent", run: fault::target_absent },
+    Scenario { name: "target-full", run: fault::target_full },
+    Scenario { name: "arm-disarm-status", run: arming::round_trip },
+    Scenario { name: "arm-refusals", run: arming::refusals },
+];

@@ -1,0 +1,131 @@
+//! What the verbs need on the machine, installed with apt where it is missing.
+
+use crate::lab::cache::Cache;
+use crate::lab::command::{find, run};
+use crate::vm::runner::Bench;
+use anyhow::{Context, Result};
+use std::process::Command;
+
+/// How much is needed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum For {
+    /// To compile.
+    Build,
+    /// To run guests and read their disks.
+    Demo,
+    /// To compare with other people's tools.
+    Test,
+}
+
+/// A program of a Debian package.
+struct Need {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+    from: For,
+}
+
+const NEEDS: &[Need] = &[
+    Need {
+        program: "cc",
+        package: "gcc",
+        why: "links Rust programs, compiles zstd and liblzma",
+        from: For::Build,
+    },
+    Need { program: "strip", package: "binutils", why: "strips the static programs", from: For::Build },
+    Need {
+        program: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "runs the guests",
+        from: For::Demo,
+    },
+    Need { program: "mke2fs", package: "e2fsprogs", why: "makes the guests' ext4 disks", from: For::Demo },
+    Need { program: "debugfs", package: "e2fsprogs", why: "reads them without mounting", from: For::Demo },
+    Need { program: "mkfs.xfs", package: "xfsprogs", why: "makes their xfs disks", from: For::Test },
+    Need { program: "sfdisk", package: "fdisk", why: "partitions their disks", from: For::Test },
+    Need { program: "depmod", package: "kmod", why: "resolves the guests' kernel modules", from: For::Demo },
+    Need { program: "cpio", package: "cpio", why: "packs the guests' root file systems", from: For::Demo },
+    Need { program: "xz", package: "xz-utils", why: "unpacks kernel modules", from: For::Demo },
+    Need {
+        program: "makedumpfile",
+        package: "makedumpfile",
+        why: "filters the same memory, to compare with",
+        from: For::Test,
+    },
+    Need { program: "crash", package: "crash", why: "opens our dumps", from: For::Test },
+    Need { program: "python3", package: "python3", why: "runs drgn", from: For::Test },
+];
+
+/// Files of packages without a program of their own.
+const FILES: &[(&str, Need)] = &[
+    (
+        "/usr/lib/x86_64-linux-gnu/libc.a",
+        Need { program: "", package: "libc6-dev", why: "links static programs", from: For::Build },
+    ),
+    (
+        "/usr/lib/python3.11/ensurepip/__init__.py",
+        Need {
+            program: "",
+            package: "python3-venv",
+            why: "installs drgn into a place of its own",
+            from: For::Test,
+        },
+    ),
+];
+
+/// Installs what is missing, and calls apt only then.
+pub fn install(level: For) -> Result<()> {
+    let missing: Vec<&Need> = NEEDS
+        .iter()
+        .filter(|need| need.from <= level && find(need.program).is_none())
+        .chain(
+            FILES
+                .iter()
+                .filter(|(file, need)| need.from <= level && !std::path::Path::new(file).exists())
+                .map(|(_, n)| n),
+        )
+        .collect();
+    // The kernels come from apt as well, and a fresh machine has no lists of packages.
+    let lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|dir| {
+        dir.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+    });
+    let no_lists = level >= For::Demo && !lists;
+    if missing.is_empty() && !no_lists {
+        return Ok(());
+    }
+    apt(&["update", "-q"]).context("apt-get update")?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing with apt:");
+    let mut packages: Vec<&str> = Vec::new();
+    for need in missing {
+        println!("  {:<16} {}", need.package, need.why);
+        if !packages.contains(&need.package) {
+            packages.push(need.package);
+        }
+    }
+    apt(&[&["install", "-q", "-y", "--no-install-recommends"], packages.as_slice()].concat())
+}
+
+/// apt-get as root: ourselves, or through sudo.
+fn apt(arguments: &[&str]) -> Result<()> {
+    let root = crate::lab::command::output(Command::new("id").arg("-u"))?.trim() == "0";
+    let mut command = if root {
+        Command::new("env")
+    } else {
+        let mut sudo = Command::new("sudo");
+        sudo.arg("env");
+        sudo
+    };
+    run(command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments))
+}
+
+/// `cargo xtask setup`: also everything that is downloaded, so that the other verbs need no network.
+pub fn fetch(_: &[String]) -> Result<()> {
+    let cache = Cache::open()?;
+    let programs = super::programs()?;
+    Bench::with_oracles(&cache, &programs)?.prepare()?;
+    println!("everything is in place; downloads are in {}", cache.path("").display());
+    Ok(())
+}
