@@ -2,13 +2,19 @@
 
 mod account;
 mod bitmap;
+mod rules;
+mod scan;
 
 pub use account::{Account, Reason};
 pub use bitmap::Bitmap;
 
-use crate::kernel::Kernel;
-use crate::problem::Problems;
+use crate::addr::Pfn;
+use crate::kernel::page::PageLayout;
+use crate::kernel::{Kernel, memmap};
+use crate::problem::{Code, Problems};
 use crate::progress::Progress;
+use rules::Rules;
+use scan::Scan;
 
 /// Filter level: bits 0..4 of makedumpfile's `-d`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,10 +62,49 @@ pub struct Selection {
 
 /// Scans mem_map once and decides for each page. Fails open: what cannot be read or makes no sense is kept.
 pub fn select(
-    _kernel: &Kernel<'_>,
-    _level: Level,
-    _progress: &dyn Progress,
-    _problems: &mut Problems,
+    kernel: &Kernel<'_>,
+    level: Level,
+    progress: &dyn Progress,
+    problems: &mut Problems,
 ) -> Selection {
-    unimplemented!()
+    let vmcore = kernel.vmcore();
+    let runs = vmcore.present_runs();
+    let mut present = Bitmap::new(vmcore.end_pfn().get());
+    for &(start, end) in &runs {
+        present.set_range(start, end);
+    }
+    let nothing = Level(level.0 & Level::ZERO);
+    let (keep, dropped, level) = match scan(kernel, level, &runs, &present, progress, problems) {
+        Ok(scanned) => scanned,
+        Err(why) => {
+            problems.push(Code::MEM_MAP_MISSING, format!("{why}: every page is kept"));
+            (present.clone(), Account::default(), nothing)
+        }
+    };
+    let account = Account { present: present.count(), kept: keep.count(), ..dropped };
+    if !account.balanced() {
+        problems.push(Code::ACCOUNT_MISMATCH, format!("the selection does not add up: {account:?}"));
+    }
+    Selection { present, keep, account, level }
+}
+
+/// What is kept, what was dropped, and the level that was applied; an error when mem_map was not found.
+fn scan(
+    kernel: &Kernel<'_>,
+    level: Level,
+    runs: &[(Pfn, Pfn)],
+    present: &Bitmap,
+    progress: &dyn Progress,
+    problems: &mut Problems,
+) -> Result<(Bitmap, Account, Level), String> {
+    let vmcore = kernel.vmcore();
+    let layout = PageLayout::probe(vmcore.info(), vmcore.endian(), kernel.hugetlb_orders())?;
+    let rules = Rules::new(layout, level, problems);
+    if !rules.needs_scan() {
+        return Ok((present.clone(), Account::default(), rules.level()));
+    }
+    let stretches = memmap::find(kernel, runs, problems).map_err(|missing| missing.0)?;
+    let mut scan = Scan::new(kernel, &rules, present, problems);
+    scan.run(&stretches, progress);
+    Ok((scan.keep, scan.account, rules.level()))
 }

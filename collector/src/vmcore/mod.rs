@@ -398,4 +398,3 @@ fn segment(
         virt: VirtAddr::new(vaddr),
     })
 }
-

@@ -1,0 +1,241 @@
+//! Where the `struct page` of each pfn is: SPARSEMEM_EXTREME, plain SPARSEMEM, FLATMEM.
+
+use super::Kernel;
+use crate::addr::{Pfn, VirtAddr};
+use crate::problem::{Code, Problems};
+use crate::vmcore::Endian;
+
+/// Low bits of `section_mem_map` that are flags. Linux keeps at least six free on every architecture; since v6.15 the
+/// sixth is in use on x86 (`SECTION_IS_VMEMMAP_PREINIT`).
+const FLAGS: u64 = 0x3f;
+/// `SECTION_MARKED_PRESENT` and `SECTION_HAS_MEM_MAP`.
+const HAS_MEM_MAP: u64 = 3;
+/// The smallest NUMBER(SECTION_SIZE_BITS) that is believed: 4 MiB. Linux has 24 to 34.
+const MIN_SECTION_BITS: u32 = 22;
+/// Bytes of a pointer, and of `section_mem_map`.
+const WORD: u64 = 8;
+
+/// A stretch of pfns whose `struct page`s are consecutive in virtual memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stretch {
+    /// First pfn.
+    pub start: Pfn,
+    /// One past the last pfn.
+    pub end: Pfn,
+    /// The `struct page` of pfn 0, were there one: that of pfn n is n × SIZE(page) further, modulo 2^64.
+    pub base: u64,
+}
+
+impl Stretch {
+    /// Where the `struct page` of `pfn` is.
+    pub fn page_at(&self, pfn: u64, size: u64) -> VirtAddr {
+        VirtAddr::new(self.base.wrapping_add(pfn.wrapping_mul(size)))
+    }
+}
+
+/// Why mem_map was not found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Missing(pub String);
+
+/// The stretches of mem_map for `present`, the runs of pages that the vmcore has: ascending, apart from each other, inside
+/// the runs. What has none, or whose section makes no sense, is left out and recorded.
+pub(crate) fn find(
+    kernel: &Kernel<'_>,
+    present: &[(Pfn, Pfn)],
+    problems: &mut Problems,
+) -> Result<Vec<Stretch>, Missing> {
+    if !kernel.has_tables() {
+        return Err(Missing("no address can be translated".to_owned()));
+    }
+    let info = kernel.vmcore().info();
+    if info.symbol("mem_section").is_some() {
+        return sparse(kernel, present, problems);
+    }
+    let Some(pointer) = info.symbol("mem_map") else {
+        return Err(Missing("VMCOREINFO has neither SYMBOL(mem_section) nor SYMBOL(mem_map)".to_owned()));
+    };
+    let base = kernel.read_u64(pointer).map_err(|e| Missing(format!("cannot read mem_map: {e}")))?;
+    if base == 0 {
+        return Err(Missing(format!("mem_map at {pointer} is null")));
+    }
+    Ok(present.iter().map(|&(start, end)| Stretch { start, end, base }).collect())
+}
+
+/// `mem_section`: the table of sections.
+struct Sections<'k, 'a> {
+    kernel: &'k Kernel<'a>,
+    endian: Endian,
+    /// The array: of pointers to roots, or of sections.
+    array: VirtAddr,
+    /// Sections of a root; `None` when the array is of sections.
+    per_root: Option<u64>,
+    /// Bytes of a section.
+    size: u64,
+    /// Where in it `section_mem_map` is.
+    offset: u64,
+    /// The root that was read last, and its sections.
+    root: Option<(u64, Vec<u8>)>,
+}
+
+/// What a section says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Section {
+    /// There is no such memory.
+    Absent,
+    /// The `struct page` of pfn 0, were there one.
+    Base(u64),
+    /// It could not be read.
+    Unreadable(String),
+}
+
+impl Sections<'_, '_> {
+    fn get(&mut self, number: u64) -> Section {
+        match self.coded(number) {
+            Ok(coded) if coded & HAS_MEM_MAP != HAS_MEM_MAP => Section::Absent,
+            Ok(coded) => match coded & !FLAGS {
+                0 => Section::Unreadable(format!("section_mem_map is {coded:#x}")),
+                base => Section::Base(base),
+            },
+            Err(why) => Section::Unreadable(why),
+        }
+    }
+
+    /// `section_mem_map`, 0 where there is no root.
+    fn coded(&mut self, number: u64) -> Result<u64, String> {
+        let Some(per_root) = self.per_root else {
+            let skip = number.checked_mul(self.size).and_then(|n| n.checked_add(self.offset));
+            let at = skip.and_then(|n| self.array.checked_add(n)).ok_or("its address is past 2^64")?;
+            return self.kernel.read_u64(at).map_err(|e| e.to_string());
+        };
+        let (index, slot) = (number / per_root, number % per_root);
+        if self.root.as_ref().is_none_or(|(seen, _)| *seen != index) {
+            self.root = None;
+            let skip = index.checked_mul(WORD).and_then(|n| self.array.checked_add(n));
+            let at = skip.ok_or("its root's address is past 2^64")?;
+            let root = self.kernel.read_u64(at).map_err(|e| format!("its root: {e}"))?;
+            if root == 0 {
+                self.root = Some((index, Vec::new()));
+            } else {
+                // At most a page: `per_root` is a page's length over `size`.
+                let mut bytes = vec![0; usize::try_from(per_root.saturating_mul(self.size)).unwrap_or(0)];
+                self.kernel
+                    .read_virt(VirtAddr::new(root), &mut bytes)
+                    .map_err(|e| format!("its root {index} at {root:#x}: {e}"))?;
+                self.root = Some((index, bytes));
+            }
+        }
+        let bytes = self.root.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+        let at = slot.saturating_mul(self.size).saturating_add(self.offset);
+        Ok(usize::try_from(at).ok().and_then(|at| self.endian.u64(bytes, at)).unwrap_or(0))
+    }
+}
+
+fn sparse(
+    kernel: &Kernel<'_>,
+    present: &[(Pfn, Pfn)],
+    problems: &mut Problems,
+) -> Result<Vec<Stretch>, Missing> {
+    let vmcore = kernel.vmcore();
+    let info = vmcore.info();
+    let key = |kind: &str| Missing(format!("VMCOREINFO has no key {kind}"));
+    let array = info.symbol("mem_section").ok_or_else(|| key("SYMBOL(mem_section)"))?;
+    let size = info.size("mem_section").ok_or_else(|| key("SIZE(mem_section)"))?;
+    let offset = info
+        .offset("mem_section.section_mem_map")
+        .ok_or_else(|| key("OFFSET(mem_section.section_mem_map)"))?;
+    let bits = info.number("SECTION_SIZE_BITS").ok_or_else(|| key("NUMBER(SECTION_SIZE_BITS)"))?;
+    let page = vmcore.page_size();
+    let shift = u32::try_from(bits).ok().filter(|b| (MIN_SECTION_BITS.max(page.shift())..48).contains(b));
+    let shift = shift.ok_or_else(|| Missing(format!("NUMBER(SECTION_SIZE_BITS) is {bits}")))?;
+    if size < WORD || size > page.bytes() || offset > size - WORD {
+        return Err(Missing(format!("section_mem_map at {offset} of a mem_section of {size} bytes")));
+    }
+    let per_root = page.bytes() / size;
+    let mut sections = Sections {
+        kernel,
+        endian: vmcore.endian(),
+        array,
+        per_root: is_extreme(kernel, shift, per_root).then_some(per_root),
+        size,
+        offset,
+        root: None,
+    };
+    let pages = 1_u64 << (shift - page.shift());
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let mut kept = Kept::default();
+    for &(run_start, run_end) in present {
+        let mut at = run_start.get();
+        while at < run_end.get() {
+            let number = at / pages;
+            let end = run_end.get().min(number.saturating_add(1).saturating_mul(pages));
+            match sections.get(number) {
+                Section::Base(base) => {
+                    let next = Stretch { start: Pfn::new(at), end: Pfn::new(end), base };
+                    match stretches.last_mut() {
+                        Some(last) if last.end == next.start && last.base == base => last.end = next.end,
+                        _ => stretches.push(next),
+                    }
+                }
+                other => kept.add(number, at..end, other, problems),
+            }
+            at = end;
+        }
+    }
+    kept.tell(problems);
+    if stretches.is_empty() {
+        return Err(Missing(format!("no section of mem_section at {array} has a mem_map")));
+    }
+    Ok(stretches)
+}
+
+/// Pages of sections without mem_map: there may be very many, so they are told together.
+#[derive(Default)]
+struct Kept {
+    sections: u64,
+    pages: u64,
+    first: u64,
+}
+
+impl Kept {
+    fn add(&mut self, number: u64, pfns: std::ops::Range<u64>, section: Section, problems: &mut Problems) {
+        if let Section::Unreadable(why) = section {
+            let (start, end) = (pfns.start, pfns.end);
+            problems.push(
+                Code::MEM_MAP_UNREADABLE,
+                format!("section {number}, pfns {start:#x} to {end:#x}, is kept whole: {why}"),
+            );
+            return;
+        }
+        if self.sections == 0 {
+            self.first = pfns.start;
+        }
+        self.sections += 1;
+        self.pages = self.pages.saturating_add(pfns.end.saturating_sub(pfns.start));
+    }
+
+    fn tell(&self, problems: &mut Problems) {
+        if self.sections > 0 {
+            problems.push(
+                Code::MEM_MAP_UNREADABLE,
+                format!(
+                    "{} pages in {} sections, from pfn {:#x} on, have no struct page: kept",
+                    self.pages, self.sections, self.first
+                ),
+            );
+        }
+    }
+}
+
+/// Whether `mem_section` is an array of pointers to roots of `per_root` sections (SPARSEMEM_EXTREME) or one of sections.
+/// LENGTH(mem_section) counts roots in the one case, sections in the other.
+fn is_extreme(kernel: &Kernel<'_>, shift: u32, per_root: u64) -> bool {
+    let info = kernel.vmcore().info();
+    let bits = info.number("MAX_PHYSMEM_BITS").and_then(|b| u32::try_from(b).ok());
+    match (
+        info.length("mem_section"),
+        bits.and_then(|b| b.checked_sub(shift)).and_then(|b| 1_u64.checked_shl(b)),
+    ) {
+        (Some(length), Some(sections)) => length != sections || per_root == 1,
+        _ => true,
+    }
+}
