@@ -1,12 +1,16 @@
 //! The engine as one object: open a vmcore, save its log, write its dumps. Runs after a crash and on a laptop alike.
 
-use crate::format::DumpSink;
+use crate::filter::{Level, Selection, select};
+use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw};
+use crate::kernel::Kernel;
+use crate::kernel::printk;
 use crate::manifest::{CrashedKernel, DumpReport};
-use crate::plan::DumpSpec;
-use crate::problem::Problems;
+use crate::plan::{DumpSpec, Format};
+use crate::problem::{Code, Problems};
 use crate::progress::Progress;
 use crate::vmcore::{ReadAt, Vmcore, VmcoreError};
 use std::io;
+use std::time::{Duration, Instant};
 
 /// Why the engine stopped.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +18,7 @@ pub enum EngineError {
     /// The vmcore could not be opened.
     #[error("cannot open the vmcore")]
     Open(#[from] VmcoreError),
-    /// The kernel log could not be found.
+    /// The kernel log could not be found, or not be written.
     #[error("cannot read the kernel log: {0}")]
     Log(String),
     /// The sink failed. `report` tells what is in it.
@@ -34,6 +38,12 @@ pub struct Engine<'a> {
     vmcore: Vmcore<'a>,
     /// Soft errors so far.
     pub problems: Problems,
+    /// The line that [`Engine::dmesg`] found.
+    panic_message: Option<String>,
+    /// The last selection and the level that was asked for: dumps of one level share one scan.
+    selection: Option<(Level, Selection)>,
+    utsname: Option<[[u8; 65]; 6]>,
+    kernel_opened: bool,
 }
 
 impl<'a> Engine<'a> {
@@ -41,27 +51,177 @@ impl<'a> Engine<'a> {
     pub fn open(source: &'a dyn ReadAt) -> Result<Self, EngineError> {
         let mut problems = Problems::new();
         let vmcore = Vmcore::open(source, &mut problems)?;
-        Ok(Self { vmcore, problems })
+        Ok(Self {
+            vmcore,
+            problems,
+            panic_message: None,
+            selection: None,
+            utsname: None,
+            kernel_opened: false,
+        })
     }
+
     /// Seconds since 1970 of the crash (VMCOREINFO's CRASHTIME).
     pub fn crash_time(&self) -> Option<u64> {
         self.vmcore.info().get("CRASHTIME")?.parse().ok()
     }
+
     /// Who the crashed kernel was. `panic_message` is filled by [`Engine::dmesg`].
     pub fn kernel(&mut self) -> CrashedKernel {
-        unimplemented!()
+        let [_, nodename, release, version, machine, _] = self.utsname().map(|field| text(&field));
+        let osrelease = || self.vmcore.info().get("OSRELEASE").unwrap_or_default().to_owned();
+        CrashedKernel {
+            // VMCOREINFO has it even where memory is unreadable.
+            release: if release.is_empty() { osrelease() } else { release },
+            version,
+            machine,
+            nodename,
+            crash_time: self.crash_time(),
+            panic_message: self.panic_message.clone(),
+        }
     }
+
     /// Writes the kernel log as text and returns the line that says why the kernel died, if one does.
-    pub fn dmesg(&mut self, _out: &mut dyn io::Write) -> Result<Option<String>, EngineError> {
-        unimplemented!()
+    pub fn dmesg(&mut self, out: &mut dyn io::Write) -> Result<Option<String>, EngineError> {
+        self.dmesg_in(printk::Style::default(), out)
     }
+
+    /// As [`Engine::dmesg`], in another style.
+    pub fn dmesg_in(
+        &mut self,
+        style: printk::Style,
+        out: &mut dyn io::Write,
+    ) -> Result<Option<String>, EngineError> {
+        let log = self
+            .with_kernel(|kernel, problems| {
+                printk::write(kernel, kernel.vmcore().info(), style, out, problems)
+            })
+            .map_err(|e| EngineError::Log(chain(&e)))?;
+        self.panic_message.clone_from(&log.panic_message);
+        Ok(log.panic_message)
+    }
+
     /// Writes one dump. The report's `file` is `spec.file`.
     pub fn dump(
         &mut self,
-        _spec: &DumpSpec,
-        _sink: &mut dyn DumpSink,
-        _progress: &dyn Progress,
+        spec: &DumpSpec,
+        sink: &mut dyn DumpSink,
+        progress: &dyn Progress,
     ) -> Result<DumpReport, EngineError> {
-        unimplemented!()
+        // Bits that mean nothing are left out: a plan of the future still gets its dump.
+        let level = Level::new(spec.level & 31);
+        let mut scan = Duration::ZERO;
+        if spec.format == Format::Raw {
+            self.selection = None;
+        } else if let Some(level) = level
+            && self.selection.as_ref().is_none_or(|(asked, _)| *asked != level)
+        {
+            // The old bitmaps go before the new ones come.
+            self.selection = None;
+            let start = Instant::now();
+            let selection = self.with_kernel(|kernel, problems| select(kernel, level, progress, problems));
+            scan = start.elapsed();
+            self.selection = Some((level, selection));
+        }
+
+        let start = Instant::now();
+        let outcome = self.write(spec, sink, progress);
+        let write = start.elapsed();
+        let (written, failure) = match outcome {
+            Ok(written) => (written, None),
+            Err(SinkFailure { source, written }) => (written, Some(source)),
+        };
+        if !written.account.balanced() {
+            self.problems.push(Code::ACCOUNT_MISMATCH, format!("{}: {:?}", spec.file, written.account));
+        }
+        let applied = self.selection.as_ref().map_or(0, |(_, selection)| selection.level.bits());
+        let report = DumpReport {
+            file: spec.file.clone(),
+            format: spec.format,
+            level: spec.level,
+            level_applied: applied,
+            compression: spec.compression,
+            bytes: written.bytes,
+            pages: written.account,
+            page_size: self.vmcore.page_size().bytes(),
+            scan_ms: u64::try_from(scan.as_millis()).unwrap_or(u64::MAX),
+            write_ms: u64::try_from(write.as_millis()).unwrap_or(u64::MAX),
+            complete: failure.is_none() && written.complete(),
+        };
+        match failure {
+            None => Ok(report),
+            Some(source) => Err(EngineError::Sink { source, report: Box::new(report) }),
+        }
     }
+
+    fn write(
+        &mut self,
+        spec: &DumpSpec,
+        sink: &mut dyn DumpSink,
+        progress: &dyn Progress,
+    ) -> Result<Written, SinkFailure> {
+        let utsname = self.utsname();
+        let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
+        let crash_time = self.crash_time().unwrap_or(0);
+        let Self { vmcore, problems, selection, .. } = self;
+        let written = match (spec.format, selection) {
+            (Format::Raw, _) | (_, None) => raw::write(vmcore, &spec.file, sink, progress, problems),
+            (format, Some((_, selection))) => {
+                let job = Job { name: &spec.file, selection, pages: vmcore, progress };
+                if format == Format::Elf {
+                    elf::write(&job, vmcore, sink, problems)
+                } else {
+                    let about = kdump::About {
+                        utsname,
+                        crash_time,
+                        phys_base,
+                        cpus: vmcore.cpus(),
+                        notes: vmcore.notes(),
+                        vmcoreinfo: vmcore.vmcoreinfo_range(),
+                    };
+                    kdump::write(&job, &about, spec.compression, sink, problems)
+                }
+            }
+        }?;
+        match sink.finish() {
+            Ok(()) => Ok(written),
+            Err(source) => Err(SinkFailure { source, written }),
+        }
+    }
+
+    fn utsname(&mut self) -> [[u8; 65]; 6] {
+        if let Some(known) = self.utsname {
+            return known;
+        }
+        let read = self.with_kernel(|kernel, problems| kernel.utsname(problems));
+        self.utsname = Some(read);
+        read
+    }
+
+    /// Opens the kernel for one step: it borrows the vmcore, so it cannot be kept. Its problems are recorded once.
+    fn with_kernel<T>(&mut self, step: impl FnOnce(&Kernel<'_>, &mut Problems) -> T) -> T {
+        let mut again = Problems::new();
+        let problems = if self.kernel_opened { &mut again } else { &mut self.problems };
+        let kernel = Kernel::open(&self.vmcore, problems);
+        self.kernel_opened = true;
+        step(&kernel, &mut self.problems)
+    }
+}
+
+/// A NUL-padded string.
+fn text(field: &[u8]) -> String {
+    let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
+    String::from_utf8_lossy(field.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
 }

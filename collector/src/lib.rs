@@ -4,6 +4,7 @@
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod addr;
+pub mod byhand;
 pub mod engine;
 pub mod filter;
 pub mod format;
@@ -12,6 +13,7 @@ pub mod manifest;
 pub mod plan;
 pub mod problem;
 pub mod progress;
+pub mod source;
 pub mod sys;
 pub mod target;
 pub mod vmcore;

@@ -8,6 +8,8 @@ pub(crate) mod memmap;
 pub(crate) mod page;
 mod uts;
 
+pub mod printk;
+
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::problem::{Code, Problems};
 use crate::vmcore::{ReadError, Vmcore, Window};

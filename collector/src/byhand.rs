@@ -1,0 +1,444 @@
+//! The command line: `vmcore-collect VMCORE DUMPFILE` on any machine.
+//!
+//! Parsed by hand: a parser of arguments would be a fifth of the program, which lives in an initramfs.
+
+use crate::addr::FileOffset;
+use crate::engine::{Engine, EngineError, chain};
+use crate::filter::Account;
+use crate::format::DumpSink;
+use crate::kernel::printk::Style;
+use crate::manifest::{DumpReport, Stage};
+use crate::plan::{Compression, DumpSpec, Format};
+use crate::problem::Problem;
+use crate::progress::Progress;
+use crate::source::FileSource;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const HELP: &str = "\
+Usage: vmcore-collect [OPTION]... VMCORE DUMPFILE
+       vmcore-collect --dump-dmesg VMCORE LOGFILE
+
+Writes the memory of a crashed kernel, without the pages nobody needs, so that crash and drgn can read it.
+VMCORE is /proc/vmcore or an ELF copy of it. LOGFILE may be - for standard output.
+
+  -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
+                       8 user, 16 free; 31 is all of these [default: 0]
+  -z[LEVEL]            compress with zstd [default: level 1]
+      --compress HOW   none, zstd, or zstd:LEVEL from -7 to 19 [default: zstd:1]
+  -E                   write an ELF core
+      --raw            copy VMCORE byte for byte
+  -f                   overwrite DUMPFILE
+      --dump-dmesg     write the kernel log
+  -v                   say more; with --dump-dmesg also who printed each line
+  -h, --help           this text
+  -V, --version        version
+
+Exit status: 0 the dump is complete, 1 it is not. An incomplete dump is called DUMPFILE-incomplete.
+";
+
+/// What was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Order {
+    vmcore: PathBuf,
+    out: PathBuf,
+    what: What,
+    level: u8,
+    format: Format,
+    compression: Compression,
+    force: bool,
+    verbose: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum What {
+    Dump,
+    Dmesg,
+}
+
+/// The outcome of reading the command line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Asked {
+    Help,
+    Version,
+    Work(Order),
+}
+
+/// Runs the command line `args`, the program's name left out. Messages go to standard error.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let order = match parse(args) {
+        Ok(Asked::Help) => return print(HELP),
+        Ok(Asked::Version) => return print(concat!("vmcore-collect ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Asked::Work(order)) => order,
+        Err(what) => {
+            complain(&format!("{what}\nTry vmcore-collect --help."));
+            return ExitCode::FAILURE;
+        }
+    };
+    let filter = if order.verbose { log::LevelFilter::Debug } else { log::LevelFilter::Warn };
+    // Somebody else's logger is as good.
+    drop(
+        env_logger::Builder::new().filter_level(filter).format(|f, r| writeln!(f, "{}", r.args())).try_init(),
+    );
+    match work(&order) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            complain(&what);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(io::stderr(), "vmcore-collect: {text}");
+}
+
+/// Reads the command line.
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
+    let mut args = args.into_iter();
+    let mut paths: Vec<PathBuf> = Vec::new();
+    let (mut level, mut format, mut compression, mut what) =
+        (0, Format::Kdump, Compression::DEFAULT, What::Dump);
+    let (mut force, mut verbose, mut only_paths) = (false, false, false);
+    while let Some(arg) = args.next() {
+        let Some(text) = arg.to_str().filter(|t| t.len() > 1 && t.starts_with('-') && !only_paths) else {
+            paths.push(arg.into());
+            continue;
+        };
+        if text == "--" {
+            only_paths = true;
+        } else if let Some(long) = text.strip_prefix("--") {
+            let (name, value) = long.split_once('=').map_or((long, None), |(n, v)| (n, Some(v.to_owned())));
+            match name {
+                "help" => return Ok(Asked::Help),
+                "version" => return Ok(Asked::Version),
+                "dump-dmesg" => what = What::Dmesg,
+                "raw" => format = Format::Raw,
+                "compress" => {
+                    let value = value.map(OsString::from).or_else(|| args.next());
+                    compression = compress_argument(value.as_deref())?;
+                    continue;
+                }
+                _ => return Err(format!("there is no option --{name}")),
+            }
+            if value.is_some() {
+                return Err(format!("--{name} takes no value"));
+            }
+        } else {
+            let mut letters = text.get(1..).unwrap_or_default();
+            while let Some(letter) = letters.chars().next() {
+                letters = letters.get(letter.len_utf8()..).unwrap_or_default();
+                match letter {
+                    'h' => return Ok(Asked::Help),
+                    'V' => return Ok(Asked::Version),
+                    'E' => format = Format::Elf,
+                    'f' => force = true,
+                    'v' => verbose = true,
+                    'z' => {
+                        let digits =
+                            letters.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(letters.len());
+                        let (number, rest) = letters.split_at(digits);
+                        let how =
+                            if number.is_empty() { "zstd".to_owned() } else { format!("zstd:{number}") };
+                        compression = how.parse().map_err(|e| format!("-z: {e}"))?;
+                        letters = rest;
+                    }
+                    'd' => {
+                        let value = if letters.is_empty() { args.next() } else { Some(letters.into()) };
+                        level = level_argument(value.as_deref())?;
+                        letters = "";
+                    }
+                    'c' | 'l' | 'p' => {
+                        return Err(format!(
+                            "-{letter}: this codec is not there yet; use -z, which is faster and smaller"
+                        ));
+                    }
+                    other => return Err(format!("there is no option -{other}")),
+                }
+            }
+        }
+    }
+    let [vmcore, out] = <[PathBuf; 2]>::try_from(paths)
+        .map_err(|p| format!("expected VMCORE and {}, but {} names were given", what.output(), p.len()))?;
+    Ok(Asked::Work(Order { vmcore, out, what, level, format, compression, force, verbose }))
+}
+
+impl What {
+    fn output(self) -> &'static str {
+        match self {
+            Self::Dump => "DUMPFILE",
+            Self::Dmesg => "LOGFILE",
+        }
+    }
+}
+
+fn level_argument(value: Option<&OsStr>) -> Result<u8, String> {
+    let value = value.ok_or("-d wants a level from 0 to 31")?.to_string_lossy();
+    if value.contains(',') {
+        return Err(format!("-d {value}: one level at a time, for now"));
+    }
+    value
+        .parse()
+        .ok()
+        .filter(|l| *l <= 31)
+        .ok_or_else(|| format!("-d {value}: a level is a number from 0 to 31"))
+}
+
+fn compress_argument(value: Option<&OsStr>) -> Result<Compression, String> {
+    let value = value.ok_or("--compress wants none, zstd or zstd:LEVEL")?.to_string_lossy();
+    value.parse().map_err(|e| format!("--compress: {e}"))
+}
+
+fn work(order: &Order) -> Result<(), String> {
+    let source = FileSource::open(&order.vmcore).map_err(|e| {
+        let hint = match e.kind() {
+            io::ErrorKind::NotFound if order.vmcore == Path::new("/proc/vmcore") => {
+                ". It exists only in a crash kernel, after a crash"
+            }
+            io::ErrorKind::PermissionDenied => ". A vmcore holds all of a machine's memory: try as root",
+            _ => "",
+        };
+        format!("cannot open {}: {e}{hint}", order.vmcore.display())
+    })?;
+    let mut engine =
+        Engine::open(&source).map_err(|e| format!("{}: {}", order.vmcore.display(), chain(&e)))?;
+    match order.what {
+        What::Dmesg => dmesg(order, &mut engine),
+        What::Dump => dump(order, &mut engine),
+    }
+}
+
+fn dmesg(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
+    let style = Style { callers: order.verbose };
+    let failed = |e: EngineError| format!("{}: {}", order.vmcore.display(), chain(&e));
+    if order.out == Path::new("-") {
+        engine.dmesg_in(style, &mut io::stdout().lock()).map_err(failed)?;
+        return Ok(());
+    }
+    let out = Output::create(&order.out, order.force)?;
+    engine.dmesg_in(style, &mut &out.file).map_err(failed)?;
+    out.file.sync_all().map_err(|e| format!("cannot write {}: {e}", out.working.display()))?;
+    out.publish()
+}
+
+fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
+    let name = order.out.file_name().map_or_else(|| "dump".to_owned(), |n| n.to_string_lossy().into_owned());
+    let spec =
+        DumpSpec { file: name, level: order.level, format: order.format, compression: order.compression };
+    // The log first: it names the panic, and is read in a moment.
+    if let Err(e) = engine.dmesg(&mut io::sink()) {
+        log::info!("{}", chain(&e));
+    }
+    let mut out = Output::create(&order.out, order.force)?;
+    let progress = Terminal::default();
+    let kernel = engine.kernel();
+    let (report, failure) = match engine.dump(&spec, &mut out, &progress) {
+        Ok(report) => (report, None),
+        Err(EngineError::Sink { source, report }) => (*report, Some(source)),
+        Err(e) => return Err(chain(&e)),
+    };
+    let mut text = String::new();
+    text.push_str(&format!("kernel   {} {}\n", kernel.release, kernel.version));
+    if let Some(panic) = &kernel.panic_message {
+        text.push_str(&format!("reason   {panic}\n"));
+    }
+    text.push_str(&table(&report));
+    text.push_str(&problem_lines(engine.problems.list()));
+    let _ = io::stderr().write_all(text.as_bytes());
+    if let Some(source) = failure {
+        let hint = match source.kind() {
+            io::ErrorKind::StorageFull => ". Free some space, or leave out more pages with a higher -d",
+            _ => "",
+        };
+        return Err(format!(
+            "cannot write {}: {source}{hint}. What was written is incomplete",
+            out.working.display()
+        ));
+    }
+    if !report.complete {
+        return Err(format!(
+            "{} is incomplete: {} pages could not be read",
+            out.working.display(),
+            report.pages.unreadable
+        ));
+    }
+    out.publish()
+}
+
+/// The file that is written: under another name until it is whole.
+struct Output {
+    file: File,
+    working: PathBuf,
+    wanted: PathBuf,
+    force: bool,
+}
+
+impl Output {
+    /// Creates `PATH-incomplete`. Refuses when `path` exists, unless forced.
+    fn create(path: &Path, force: bool) -> Result<Self, String> {
+        let Some(name) = path.file_name() else {
+            return Err(format!("{} is no name for a file", path.display()));
+        };
+        let exists = |p: &Path| {
+            format!("{} exists: remove it, choose another name, or overwrite it with -f", p.display())
+        };
+        if !force && path.symlink_metadata().is_ok() {
+            return Err(exists(path));
+        }
+        if path.symlink_metadata().is_ok_and(|m| !m.is_file()) {
+            return Err(format!("{} exists and is not a file: choose another name", path.display()));
+        }
+        let mut incomplete = name.to_owned();
+        incomplete.push("-incomplete");
+        let working = path.with_file_name(incomplete);
+        if force {
+            // A new file rather than the old one's bytes, mode and readers; its absence is no error.
+            match std::fs::remove_file(&working) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(format!("cannot remove {}: {e}", working.display()));
+                }
+                _ => {}
+            }
+        }
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(&working)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => exists(&working),
+                _ => format!("cannot create {}: {e}", working.display()),
+            })?;
+        Ok(Self { file, working, wanted: path.to_owned(), force })
+    }
+
+    /// Gives the file its name, and makes that durable.
+    fn publish(self) -> Result<(), String> {
+        let failed = |e: io::Error| {
+            format!(
+                "{} is complete, but cannot be named {}: {e}",
+                self.working.display(),
+                self.wanted.display()
+            )
+        };
+        if self.force {
+            std::fs::rename(&self.working, &self.wanted).map_err(failed)?;
+        } else {
+            // A link fails where a rename would overwrite what has come meanwhile.
+            match std::fs::hard_link(&self.working, &self.wanted) {
+                Ok(()) => std::fs::remove_file(&self.working).map_err(failed)?,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(failed(e)),
+                // A file system without links.
+                Err(_) => std::fs::rename(&self.working, &self.wanted).map_err(failed)?,
+            }
+        }
+        let parent = self.wanted.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+}
+
+impl DumpSink for Output {
+    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, at.get())
+    }
+    fn finish(&mut self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+/// Progress as lines on standard error, one a second.
+#[derive(Default)]
+struct Terminal {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Progress for Terminal {
+    fn update(&self, _: Stage, what: &str, done: u64, total: u64, bytes: u64) {
+        let now = Instant::now();
+        let Ok(mut last) = self.last.lock() else { return };
+        // The first line after a second: what is quicker needs none.
+        let since = *last.get_or_insert(now);
+        if now.duration_since(since) < Duration::from_secs(1) {
+            return;
+        }
+        *last = Some(now);
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        let _ = writeln!(io::stderr(), "{what}: {percent} %, {} MiB written", bytes >> 20);
+    }
+}
+
+/// What became of the pages, as text.
+fn table(report: &DumpReport) -> String {
+    // No `..`: a reason that is added to the account has to be added here.
+    let Account {
+        present,
+        kept,
+        zero,
+        cache,
+        cache_private,
+        user,
+        hugetlb,
+        free,
+        unaccepted,
+        hwpoison,
+        offline,
+        unreadable,
+        unwritten,
+    } = report.pages;
+    let mut text = format!("{:<28}{:>12}{:>10}\n", "pages", "number", "MiB");
+    let mut row = |name: &str, pages: u64, always: bool| {
+        if always || pages > 0 {
+            let mib = pages.saturating_mul(report.page_size) >> 20;
+            text.push_str(&format!("{name:<28}{pages:>12}{mib:>10}\n"));
+        }
+    };
+    row("present", present, true);
+    row("kept", kept, true);
+    row("dropped: zero", zero, false);
+    row("dropped: cache", cache, false);
+    row("dropped: cache, private data", cache_private, false);
+    row("dropped: user", user, false);
+    row("dropped: hugetlb", hugetlb, false);
+    row("dropped: free", free, false);
+    row("dropped: unaccepted", unaccepted, false);
+    row("dropped: memory error", hwpoison, false);
+    row("dropped: offline", offline, false);
+    row("unreadable", unreadable, false);
+    row("not written", unwritten, false);
+    let applied = if report.level == report.level_applied {
+        String::new()
+    } else {
+        format!(" (of {} asked for)", report.level)
+    };
+    text.push_str(&format!(
+        "{} KiB at level {}{applied}; {} ms to choose, {} ms to write\n",
+        report.bytes.div_ceil(1024),
+        report.level_applied,
+        report.scan_ms,
+        report.write_ms
+    ));
+    text
+}
+
+fn problem_lines(problems: &[Problem]) -> String {
+    if problems.is_empty() {
+        return String::new();
+    }
+    let times: u64 = problems.iter().map(|p| p.times).sum();
+    format!("{times} problems; the first: {}\n", problems.first().map_or("", |p| p.message.as_str()))
+}

@@ -1,0 +1,152 @@
+//! The vmcore byte for byte.
+
+use super::{DumpSink, SinkFailure, Written};
+use crate::addr::FileOffset;
+use crate::filter::Account;
+use crate::manifest::Stage;
+use crate::problem::{Code, Problems};
+use crate::progress::Progress;
+use crate::vmcore::Vmcore;
+use std::io;
+
+/// Bytes that are written at a time, and between two reports of progress.
+const PIECE: usize = 1 << 20;
+
+/// Copies the vmcore. What cannot be read becomes zeros and a problem; its pages count as `unreadable`.
+pub fn write(
+    vmcore: &Vmcore<'_>,
+    name: &str,
+    sink: &mut dyn DumpSink,
+    progress: &dyn Progress,
+    problems: &mut Problems,
+) -> Result<Written, SinkFailure> {
+    let source = vmcore.source();
+    let total = source.size();
+    let mut at: u64 = 0;
+    let mut lost: Vec<(u64, u64)> = Vec::new();
+    let outcome = loop {
+        if at >= total {
+            break Ok(());
+        }
+        let left = usize::try_from(total - at).unwrap_or(usize::MAX);
+        match source.window(FileOffset::new(at), left.min(source.window_len())) {
+            Ok(window) => {
+                if let Err(e) = copy(&window, &mut at, total, name, sink, progress) {
+                    break Err(e);
+                }
+            }
+            Err(_) => {
+                // Again in small pieces, so that the loss is no larger than it is.
+                let end = total.min(at.saturating_add(PIECE as u64));
+                if let Err(e) = salvage(vmcore, &mut at, end, name, sink, problems, &mut lost) {
+                    break Err(e);
+                }
+            }
+        }
+    };
+    // A gap at the end would leave the file short.
+    let outcome = outcome.and_then(|()| match total.checked_sub(1) {
+        Some(last) if lost.iter().any(|(_, end)| *end == total) => sink.write_at(FileOffset::new(last), &[0]),
+        _ => Ok(()),
+    });
+    let written = Written { bytes: at, account: account(vmcore, at, &lost) };
+    match outcome {
+        Ok(()) => Ok(written),
+        Err(source) => Err(SinkFailure { source, written }),
+    }
+}
+
+fn copy(
+    window: &[u8],
+    at: &mut u64,
+    total: u64,
+    name: &str,
+    sink: &mut dyn DumpSink,
+    progress: &dyn Progress,
+) -> io::Result<()> {
+    for piece in window.chunks(PIECE) {
+        sink.write_at(FileOffset::new(*at), piece)?;
+        *at = at.saturating_add(piece.len() as u64);
+        progress.update(Stage::Dump, &format!("writing {name}"), *at, total, *at);
+    }
+    Ok(())
+}
+
+/// Copies `[at, end)` page by page, and notes what cannot be read.
+fn salvage(
+    vmcore: &Vmcore<'_>,
+    at: &mut u64,
+    end: u64,
+    name: &str,
+    sink: &mut dyn DumpSink,
+    problems: &mut Problems,
+    lost: &mut Vec<(u64, u64)>,
+) -> io::Result<()> {
+    let mut page = vec![0; vmcore.page_size().len()];
+    while *at < end {
+        let len = usize::try_from(end - *at).unwrap_or(usize::MAX).min(page.len());
+        let Some(buf) = page.get_mut(..len) else { break };
+        let stop = at.saturating_add(len as u64);
+        match vmcore.source().read_at(FileOffset::new(*at), buf) {
+            Ok(()) => sink.write_at(FileOffset::new(*at), buf)?,
+            Err(e) => {
+                problems.push(
+                    Code::PAGE_UNREADABLE,
+                    format!("{name}: {len} bytes at offset {at:#x} of the vmcore could not be read and are zeros: {e}"),
+                );
+                match lost.last_mut() {
+                    Some((_, last)) if *last == *at => *last = stop,
+                    _ => lost.push((*at, stop)),
+                }
+            }
+        }
+        *at = stop;
+    }
+    Ok(())
+}
+
+/// Counts pages by where their bytes lie in the file. On a failed copy pages past `end` are unwritten.
+fn account(vmcore: &Vmcore<'_>, end: u64, lost: &[(u64, u64)]) -> Account {
+    let page = vmcore.page_size();
+    let mut account = Account::default();
+    let mut next_pfn = 0;
+    let mut segments: Vec<_> = vmcore.segments().iter().filter(|s| s.file_len > 0).collect();
+    segments.sort_by_key(|s| s.start.get());
+    for segment in segments {
+        // Pages of overlapping segments count once.
+        let first = page.pfn_of(segment.start).get().max(next_pfn);
+        let Some(stop) = segment.start.checked_add(segment.file_len).map(|s| page.pfn_ceil(s).get()) else {
+            continue;
+        };
+        if stop <= first {
+            continue;
+        }
+        next_pfn = stop;
+        let pages = stop - first;
+        account.present = account.present.saturating_add(pages);
+        // The page that holds a byte of the file: its distance from the segment's first page.
+        let base = page.pfn_of(segment.start).get();
+        let in_page = segment.start.get() & (page.bytes() - 1);
+        let pfn_at = |offset: u64, up: bool| {
+            let within = offset.saturating_sub(segment.offset.get()).saturating_add(in_page);
+            let pages = if up { within.div_ceil(page.bytes()) } else { within >> page.shift() };
+            base.saturating_add(pages).clamp(first, stop)
+        };
+        let written = pfn_at(end, false);
+        let written =
+            if end >= segment.offset.get().saturating_add(segment.file_len) { stop } else { written };
+        account.unwritten = account.unwritten.saturating_add(stop - written);
+        let file_end = segment.offset.get().saturating_add(segment.file_len);
+        for (from, to) in lost {
+            if *to <= segment.offset.get() || *from >= file_end {
+                continue;
+            }
+            let (from, to) = (pfn_at(*from, false), pfn_at(*to, true).min(written));
+            account.unreadable = account.unreadable.saturating_add(to.saturating_sub(from));
+        }
+    }
+    // Two losses may touch one page.
+    account.unreadable = account.unreadable.min(account.present.saturating_sub(account.unwritten));
+    account.kept = account.present.saturating_sub(account.unwritten).saturating_sub(account.unreadable);
+    account
+}
