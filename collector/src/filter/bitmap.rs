@@ -228,10 +228,16 @@ impl Bitmap {
 
     /// Runs of set bits, half-open `[start, end)`, ascending, apart from each other.
     pub fn runs(&self) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
-        let mut at = 0;
+        self.runs_in(Pfn::new(0), Pfn::new(self.len))
+    }
+
+    /// The same within `[start, end)` only.
+    pub fn runs_in(&self, start: Pfn, end: Pfn) -> impl Iterator<Item = (Pfn, Pfn)> + '_ {
+        let mut at = start.get();
+        let end = end.get().min(self.len);
         std::iter::from_fn(move || {
-            let start = self.next_set(at)?;
-            at = self.next_clear(start);
+            let start = self.next_set(at).filter(|start| *start < end)?;
+            at = self.next_clear(start).min(end);
             Some((Pfn::new(start), Pfn::new(at)))
         })
     }
@@ -326,6 +332,9 @@ mod tests {
             prop_assert_eq!(map.count(), set.len() as u64);
             let from_runs: Vec<u64> = map.runs().flat_map(|(a, b)| a.get()..b.get()).collect();
             prop_assert_eq!(&from_runs, &set.iter().copied().collect::<Vec<_>>());
+            let (from, to) = (Pfn::new(len / 3), Pfn::new(len / 2 + 9));
+            let within: Vec<u64> = map.runs_in(from, to).flat_map(|(a, b)| a.get()..b.get()).collect();
+            prop_assert_eq!(&within, &set.iter().copied().filter(|p| (len / 3..len / 2 + 9).contains(p)).collect::<Vec<_>>());
             let bytes = bytes(&map);
             prop_assert_eq!(bytes.len() as u64, len.div_ceil(8));
             for pfn in 0..len {

@@ -131,12 +131,12 @@ mod tests {
     #[test]
     fn a_page_comes_back_and_noise_stays_raw() {
         let mut text = vec![0_u8; 4096];
-        text.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 64) as u8);
+        text.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 64).to_le_bytes()[0]);
         let mut noise = vec![0_u8; 4096];
         let mut x = 1_u64;
         for b in &mut noise {
             x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            *b = (x >> 56) as u8;
+            *b = x.to_be_bytes()[0];
         }
         for level in [-7, 1, 3, 19] {
             let mut encoder = Encoder::new(Compression::Zstd(level)).unwrap();

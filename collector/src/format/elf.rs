@@ -8,9 +8,9 @@
 //! `p_memsz` of a piece reaches to the next piece, `p_filesz` to the end of its last kept page: readers take the rest for
 //! zeros. Memory is a copy of the bitmap, for level bit 1, and one window of the source.
 
-use super::{DumpSink, Job, PageReader, REPORT_EVERY, Runs, SinkFailure, Written, is_zero};
+use super::{DumpSink, Job, PageReader, REPORT_EVERY, SinkFailure, Written, is_zero};
 use crate::addr::{FileOffset, Pfn};
-use crate::filter::{Account, Level};
+use crate::filter::{Account, Bitmap, Level};
 use crate::manifest::Stage;
 use crate::problem::{Code, Problems};
 use crate::vmcore::{Segment, Vmcore};
@@ -86,6 +86,11 @@ const _: () = assert!(size_of::<FileHeader>() == 64);
 const _: () = assert!(size_of::<ProgramHeader>() == 56);
 const _: () = assert!(size_of::<SectionHeader>() == 64);
 
+/// Runs of kept pages within `[from, to)`.
+fn runs(keep: &Bitmap, from: u64, to: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+    keep.runs_in(Pfn::new(from), Pfn::new(to)).map(|(start, end)| (start.get(), end.get()))
+}
+
 /// A PT_LOAD to be: a stretch of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Piece {
@@ -104,14 +109,14 @@ impl Piece {
 }
 
 /// Cuts a segment at its long stretches of left-out pages. The first and the last page may be fractions.
-fn pieces(segment: &Segment, page: u64, keep: &[u8]) -> impl Iterator<Item = Piece> {
+fn pieces<'b>(segment: &Segment, page: u64, keep: &'b Bitmap) -> impl Iterator<Item = Piece> + 'b {
     let base = segment.start.get();
     let end = segment.mem_len;
     let first = base / page;
     let last = base.saturating_add(end).div_ceil(page);
     // Positions of kept runs, in bytes from the segment's start and within it.
     let at = move |pfn: u64| pfn.saturating_mul(page).saturating_sub(base).min(end);
-    let mut runs = Runs::new(keep, first, last).peekable();
+    let mut runs = runs(keep, first, last).peekable();
     let mut start = Some((0, first));
     std::iter::from_fn(move || {
         let (from, from_pfn) = start.take()?;
@@ -138,7 +143,7 @@ pub fn write(
     problems: &mut Problems,
 ) -> Result<Written, SinkFailure> {
     let selection = job.selection;
-    let mut keep = selection.keep.bytes().to_vec();
+    let mut keep = selection.keep.clone();
     let mut account = Account { kept: 0, zero: 0, unreadable: 0, unwritten: 0, ..selection.account };
     account.present = selection.present.count();
     if selection.level.has(Level::ZERO) {
@@ -149,7 +154,7 @@ pub fn write(
         keep: &keep,
         page: job.pages.page_size().bytes(),
         sink,
-        total: keep.iter().map(|b| u64::from(b.count_ones())).sum(),
+        total: keep.count(),
         bytes: 0,
         reached: (0, 0),
         lost: Vec::new(),
@@ -167,17 +172,14 @@ pub fn write(
 }
 
 /// Clears the bits of pages that are all zero. A page that cannot be read is left for the writing pass to tell of.
-fn drop_zeros(job: &Job<'_>, keep: &mut [u8]) -> u64 {
+fn drop_zeros(job: &Job<'_>, keep: &mut Bitmap) -> u64 {
     let mut reader = PageReader::new(job.pages);
     let total = job.selection.keep.count();
     let (mut zeros, mut done) = (0, 0_u64);
-    for (start, end) in super::runs_within(&job.selection.keep, 0, u64::MAX) {
-        for pfn in start..end {
-            if reader.read(Pfn::new(pfn), Pfn::new(end)).is_ok_and(is_zero)
-                && let Some(byte) = usize::try_from(pfn / 8).ok().and_then(|b| keep.get_mut(b))
-            {
-                *byte &= !(1 << (pfn % 8));
-                zeros += 1;
+    for (start, end) in job.selection.keep.runs() {
+        for pfn in start.get()..end.get() {
+            if reader.read(Pfn::new(pfn), end).is_ok_and(is_zero) {
+                zeros += keep.clear_range(Pfn::new(pfn), Pfn::new(pfn.saturating_add(1)));
             }
             if done.is_multiple_of(REPORT_EVERY) {
                 job.progress.update(Stage::Dump, "looking for zero pages", done, total, 0);
@@ -190,7 +192,7 @@ fn drop_zeros(job: &Job<'_>, keep: &mut [u8]) -> u64 {
 
 struct Writer<'a, 's> {
     vmcore: &'a Vmcore<'a>,
-    keep: &'a [u8],
+    keep: &'a Bitmap,
     page: u64,
     sink: &'s mut dyn DumpSink,
     /// Pages to write.
@@ -380,8 +382,7 @@ impl Writer<'_, '_> {
     }
 
     fn lose(&mut self, job: &Job<'_>, pfn: u64, from: FileOffset, e: &io::Error, problems: &mut Problems) {
-        let wanted = Runs::new(self.keep, pfn, pfn.saturating_add(1)).next().is_some();
-        if wanted && self.lost.len() < MAX_LOST {
+        if self.keep.get(Pfn::new(pfn)) && self.lost.len() < MAX_LOST {
             self.lost.push(pfn);
         }
         problems.push(
@@ -412,8 +413,7 @@ impl Writer<'_, '_> {
         ranges.sort_unstable();
         let (mut pages, mut counted_to) = (0, 0);
         for (start, end) in ranges {
-            pages +=
-                Runs::new(self.keep, start.max(counted_to), end).map(|(from, to)| to - from).sum::<u64>();
+            pages += runs(self.keep, start.max(counted_to), end).map(|(from, to)| to - from).sum::<u64>();
             counted_to = end.max(counted_to);
         }
         pages

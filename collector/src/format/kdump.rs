@@ -6,9 +6,9 @@
 
 use super::codec::Encoder;
 use super::layout::{DiskDumpHeader, Flags, KdumpSubHeader, PageDesc, SIGNATURE, VERSION};
-use super::{DumpSink, Job, PageReader, REPORT_EVERY, SinkFailure, Written, is_zero, runs_within};
+use super::{DumpSink, Job, PageReader, REPORT_EVERY, SinkFailure, Written, is_zero};
 use crate::addr::{FileOffset, Pfn};
-use crate::filter::{Account, Level};
+use crate::filter::{Account, Bitmap, Level};
 use crate::plan::Compression;
 use crate::problem::Problems;
 use std::io;
@@ -34,6 +34,9 @@ pub struct About<'a> {
 
 /// Bytes of page data that are gathered before they are written.
 const DATA_BUFFER: usize = 1 << 20;
+
+/// Bytes of a bitmap that are gathered before they are written.
+const BITMAP_BUFFER: usize = 64 << 10;
 
 /// Descriptors that are gathered before they are written.
 const DESC_BUFFER: usize = 2730;
@@ -115,8 +118,8 @@ fn start<'s>(
     put(geometry.block, sub_header.as_bytes())?;
     put(sub_header.offset_note.get(), about.notes)?;
     let second = geometry.bitmaps.checked_add(geometry.bitmap_len).ok_or_else(too_large)?;
-    put(geometry.bitmaps, job.selection.present.bytes())?;
-    put(second, job.selection.keep.bytes())?;
+    put_bitmap(&job.selection.present, geometry.bitmaps, &mut put)?;
+    put_bitmap(&job.selection.keep, second, &mut put)?;
 
     // Zeros, really written: a full disk later cannot take away the descriptors of the pages that fit. They cost 24 bytes
     // a kept page. The first block of data is the shared zero page, and closes the gap behind the bitmaps in any case.
@@ -144,6 +147,28 @@ fn start<'s>(
         batch: Account::default(),
         account: Account::default(),
     })
+}
+
+/// Writes a bitmap. Stretches of zeros stay gaps: address space is sparse, and a bitmap of it can be larger than the dump.
+fn put_bitmap(bitmap: &Bitmap, at: u64, put: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut gathered = Vec::with_capacity(BITMAP_BUFFER);
+    let mut start = at;
+    let mut next = at;
+    for piece in bitmap.pieces() {
+        let zero = is_zero(piece);
+        if !gathered.is_empty() && (zero || gathered.len() >= BITMAP_BUFFER) {
+            put(start, &gathered)?;
+            gathered.clear();
+        }
+        if !zero {
+            if gathered.is_empty() {
+                start = next;
+            }
+            gathered.extend_from_slice(piece);
+        }
+        next = next.saturating_add(piece.len() as u64);
+    }
+    if gathered.is_empty() { Ok(()) } else { put(start, &gathered) }
 }
 
 /// Block 0, whole.
@@ -222,12 +247,12 @@ impl Writer<'_> {
         let mut done: u64 = 0;
         let mut reader = PageReader::new(job.pages);
         let room = self.encoder.bound(job.pages.page_size().len());
-        for (start, end) in runs_within(keep, 0, u64::MAX) {
-            for pfn in (start..end).map(Pfn::new) {
+        for (start, end) in keep.runs() {
+            for pfn in (start.get()..end.get()).map(Pfn::new) {
                 if self.descs.len() >= DESC_BUFFER || self.filled.saturating_add(room) > self.data.len() {
                     self.flush()?;
                 }
-                match reader.read(pfn, Pfn::new(end)) {
+                match reader.read(pfn, end) {
                     Ok(page) => self.add(page),
                     Err(e) => {
                         job.unreadable(problems, pfn, &e);
@@ -323,3 +348,6 @@ impl Writer<'_> {
         Written { bytes: self.length(), account: self.account }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,7 +15,7 @@ pub use codec::DecodeError;
 pub use pages::{PageReader, PageSource};
 
 use crate::addr::{FileOffset, Pfn};
-use crate::filter::{Account, Bitmap, Selection};
+use crate::filter::{Account, Selection};
 use crate::manifest::Stage;
 use crate::problem::{Code, Problems};
 use crate::progress::Progress;
@@ -85,59 +85,6 @@ impl Job<'_> {
     }
 }
 
-/// Runs of set bits of `bitmap` within `[from, to)`, half-open, ascending. Whole words at a time.
-fn runs_within(bitmap: &Bitmap, from: u64, to: u64) -> Runs<'_> {
-    Runs::new(bitmap.bytes(), from, to.min(bitmap.len()))
-}
-
-/// See [`runs_within`].
-struct Runs<'a> {
-    bytes: &'a [u8],
-    at: u64,
-    end: u64,
-}
-
-impl<'a> Runs<'a> {
-    fn new(bytes: &'a [u8], from: u64, to: u64) -> Self {
-        Self { bytes, at: from, end: to.min((bytes.len() as u64).saturating_mul(8)) }
-    }
-
-    /// The 64 bits from bit `word * 64`; zeros past the end.
-    fn word(&self, word: u64) -> u64 {
-        let start = usize::try_from(word.saturating_mul(8)).unwrap_or(usize::MAX).min(self.bytes.len());
-        let rest = self.bytes.get(start..).unwrap_or_default();
-        let mut eight = [0; 8];
-        eight.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        u64::from_le_bytes(eight)
-    }
-
-    /// The first bit at or after `from` that equals `set`, at most `end`.
-    fn seek(&self, from: u64, set: bool) -> u64 {
-        let mut at = from;
-        while at < self.end {
-            let word = self.word(at / 64);
-            let wanted = (if set { word } else { !word }) >> (at % 64);
-            if wanted != 0 {
-                return at.saturating_add(u64::from(wanted.trailing_zeros())).min(self.end);
-            }
-            at = (at / 64 + 1).saturating_mul(64);
-        }
-        self.end
-    }
-}
-
-impl Iterator for Runs<'_> {
-    type Item = (u64, u64);
-    fn next(&mut self) -> Option<(u64, u64)> {
-        let start = self.seek(self.at, true);
-        if start >= self.end {
-            return None;
-        }
-        self.at = self.seek(start, false);
-        Some((start, self.at))
-    }
-}
-
 /// Whether all bytes are zero. 128 bytes a step, which becomes vector code on every architecture.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<128>();
@@ -155,19 +102,6 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #[test]
-        fn runs_are_those_of_a_naive_scan(bits in proptest::collection::vec(any::<bool>(), 0..400), from in 0_u64..400, to in 0_u64..450) {
-            let map = bitmap(&bits);
-            let mut naive = vec![];
-            for pfn in (from..to).filter(|p| bits.get(*p as usize) == Some(&true)) {
-                match naive.last_mut() {
-                    Some((_, end)) if *end == pfn => *end = pfn + 1,
-                    _ => naive.push((pfn, pfn + 1)),
-                }
-            }
-            prop_assert_eq!(runs_within(&map, from, to).collect::<Vec<_>>(), naive);
-        }
-
         #[test]
         fn zero_is_zero(len in 0_usize..600, hot in proptest::option::of(0_usize..600)) {
             let mut bytes = vec![0; len];

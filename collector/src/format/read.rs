@@ -199,7 +199,7 @@ impl<'a> KdumpFile<'a> {
         // Neither product overflows: 2^32 blocks of 2^16 bytes.
         let bitmaps = (sub_hdr_blocks + 1) * block;
         let bitmap_blocks = u64::from(header.bitmap_blocks.get());
-        let each = end.div_ceil(8).next_multiple_of(block) / block;
+        let each = end.div_ceil(8).div_ceil(block);
         // Old diskdumps have one bitmap.
         let second = if bitmap_blocks >= each * 2 { bitmaps + each * block } else { bitmaps };
         if bitmap_blocks < each {
