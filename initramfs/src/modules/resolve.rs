@@ -257,7 +257,7 @@ impl<'a> Resolver<'a> {
             self.add(module, required && portable, &why)?;
         }
         if found == Found::default() {
-            self.note(format!("nothing answers to {soft}: {why}"));
+            self.note(format!("{soft}, a softdep of {of}, is neither a module nor built in"));
         }
         Ok(())
     }
