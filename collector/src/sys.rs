@@ -118,10 +118,43 @@ pub fn spawn(work: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
+/// How a child process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exit {
+    /// Its exit status, or `Err` with the signal that killed it.
+    pub status: Result<i32, i32>,
+    /// Its peak resident memory, KiB.
+    pub peak_kib: u64,
+}
+
+/// `wait4(2)` without waiting: `None` while the child runs.
+pub fn wait_nohang(child: Pid) -> io::Result<Option<Exit>> {
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are to live locals of the types that the call fills.
+    match unsafe { libc::wait4(child.as_raw(), &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) } {
+        0 => return Ok(None),
+        -1 => return Err(io::Error::last_os_error()),
+        _ => {}
+    }
+    // SAFETY: rusage is integers only, for which the zeroes it was made of are valid too.
+    let usage = unsafe { usage.assume_init() };
+    let status = if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) };
+    Ok(Some(Exit { status, peak_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0) }))
+}
+
+/// Starts write-back of `[at, at+len)` without waiting for it.
+pub fn start_write_back(file: &File, at: u64, len: u64) -> io::Result<()> {
+    file_range(file, at, len, libc::SYNC_FILE_RANGE_WRITE)
+}
+
 /// Starts write-back of `[at, at+len)` and waits until it is done, so that dirty pages do not pile up.
 pub fn sync_file_range(file: &File, at: u64, len: u64) -> io::Result<()> {
-    let flags =
-        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let wait = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    file_range(file, at, len, libc::SYNC_FILE_RANGE_WRITE | wait)
+}
+
+fn file_range(file: &File, at: u64, len: u64, flags: u32) -> io::Result<()> {
     let at = i64::try_from(at).map_err(io::Error::other)?;
     let len = i64::try_from(len).map_err(io::Error::other)?;
     // SAFETY: the fd is open; the call touches no memory of ours.

@@ -99,3 +99,6 @@ fn matches(sys_root: &Path, dev_root: &Path, name: &str, node: &Path, id: &Devic
 fn number_in(attribute: &Path) -> Option<u64> {
     fs::read_to_string(attribute).ok()?.trim().parse().ok()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,252 @@
+//! What is known of a capture: the reports of all children put together. It becomes the manifest and the outcome.
+
+use super::child::Ended;
+use super::child::Ending;
+use super::clock;
+use super::meter::Meter;
+use super::report::{Report, shortened};
+use crate::manifest::{CrashedKernel, DumpReport, MANIFEST_VERSION, Manifest, Outcome, Stage, StageRecord};
+use crate::plan::Plan;
+use crate::problem::{Code, Problem};
+use std::time::Instant;
+
+/// What a file is called until it is whole and durable: its name and this.
+pub const INCOMPLETE: &str = "-incomplete";
+
+/// How many problems are kept.
+const PROBLEMS: usize = 64;
+
+/// What is known of a capture.
+#[derive(Debug, Default)]
+pub struct Story {
+    stages: Vec<StageRecord>,
+    open: Option<(Stage, u64)>,
+    doing: Option<String>,
+    /// The device whose file system is mounted.
+    pub mounted: Option<String>,
+    /// The dump's directory on the target.
+    pub directory: Option<String>,
+    kernel: CrashedKernel,
+    log_saved: bool,
+    dumping: Option<usize>,
+    dumping_bytes: u64,
+    dumps: Vec<DumpReport>,
+    problems: Vec<Problem>,
+    /// The last word of a child that gave up.
+    failed: Option<String>,
+    /// The first failure: why the outcome is not complete.
+    failure: Option<String>,
+    named: bool,
+    available_min_kib: Option<u64>,
+    engine_peak_kib: Option<u64>,
+    meter: Meter,
+}
+
+impl Story {
+    /// What is known before a target is tried: the start of the story of the next one, should this one fail.
+    pub fn fork(&self) -> Self {
+        Self {
+            stages: self.stages.clone(),
+            problems: self.problems.clone(),
+            failure: self.failure.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes in one report and logs what people want to see of it.
+    pub fn hear(&mut self, report: Report) {
+        match report {
+            Report::Begin(stage) => self.begin(stage),
+            Report::End(failure) => self.end(failure),
+            Report::Doing(what) => self.doing = Some(what),
+            Report::Device(_) => {}
+            Report::Mounted(device) => {
+                log::info!("target: {device} is mounted");
+                self.mounted = Some(device);
+            }
+            Report::Directory(path) => {
+                log::info!("target: directory {path}");
+                self.directory = Some(path);
+            }
+            Report::Kernel(kernel) => self.kernel = *kernel,
+            Report::LogSaved => self.log_saved = true,
+            Report::Dumping(index) => (self.dumping, self.dumping_bytes) = (Some(index), 0),
+            Report::Progress(step) => {
+                self.dumping_bytes = self.dumping_bytes.max(step.bytes);
+                self.available_min_kib = match (self.available_min_kib, step.available_kib) {
+                    (Some(a), Some(b)) => Some(a.min(b)),
+                    (a, b) => a.or(b),
+                };
+                if let Some(line) = self.meter.line(&step, Instant::now()) {
+                    log::info!("{line}");
+                }
+            }
+            Report::Dump(report) => {
+                self.dumping = None;
+                self.dumps.push(*report);
+            }
+            Report::Problem(problem) => self.keep(problem),
+            Report::Named => self.named = true,
+            Report::Failed(why) => self.failed = Some(why),
+        }
+    }
+
+    /// A stage begins.
+    pub fn begin(&mut self, stage: Stage) {
+        self.end(None);
+        let now = clock::since_boot_ms();
+        log::info!("stage {stage}: started at {} s", seconds(now));
+        self.open = Some((stage, now));
+        self.doing = None;
+    }
+
+    /// The stage that had begun, if one had, is over.
+    pub fn end(&mut self, failure: Option<String>) {
+        let Some((stage, started_ms)) = self.open.take() else { return };
+        let took_ms = clock::since_boot_ms().saturating_sub(started_ms);
+        match &failure {
+            None => log::info!("stage {stage}: done in {} s", seconds(took_ms)),
+            Some(why) => {
+                log::error!("stage {stage}: failed after {} s: {why}", seconds(took_ms));
+                self.failure.get_or_insert_with(|| why.clone());
+            }
+        }
+        self.stages.push(StageRecord { stage, started_ms, took_ms, failure });
+    }
+
+    /// A child has ended: whatever it left open is closed, with its end as the reason.
+    pub fn child_ended(&mut self, who: &str, ended: &Ended) {
+        let (code, why) = match &ended.ending {
+            Ending::Done => return self.end(None),
+            Ending::Failed => {
+                let why = self.failed.take().unwrap_or_else(|| format!("{who} failed"));
+                self.failure.get_or_insert_with(|| why.clone());
+                return self.end(Some(why));
+            }
+            ending @ (Ending::Status(_) | Ending::NotStarted(_)) => {
+                (Code::ENGINE_FAILED, format!("{who} {ending}"))
+            }
+            ending @ Ending::Signal(_) => (Code::ENGINE_KILLED, format!("{who} {ending}")),
+            ending @ Ending::Deadline { .. } => (Code::DEADLINE, format!("{who} {ending}")),
+        };
+        let why = match self.doing.take() {
+            Some(doing) => format!("{why} while {doing}"),
+            None => why,
+        };
+        self.problem(code, why.clone());
+        if self.open.is_some() {
+            self.end(Some(why));
+        } else {
+            self.failure.get_or_insert(why);
+        }
+    }
+
+    /// The target is out of reach.
+    pub fn target_failed(&mut self, code: Code, who: &str, ended: &Ended) {
+        if ended.ending == Ending::Failed {
+            let why = self.failed.take().unwrap_or_else(|| format!("{who} failed"));
+            self.problem(code, why.clone());
+            self.end(Some(why));
+        } else {
+            self.child_ended(who, ended);
+        }
+    }
+
+    /// The engine's end, as [`Story::child_ended`]; a dump that it was writing is labelled for what it is.
+    pub fn engine_ended(&mut self, ended: &Ended, plan: &Plan) {
+        self.engine_peak_kib = ended.peak_kib;
+        self.child_ended("the engine", ended);
+        if let Some(spec) = self.dumping.take().and_then(|index| plan.dumps.get(index)) {
+            self.dumps.push(DumpReport {
+                file: format!("{}{INCOMPLETE}", spec.file),
+                format: spec.format,
+                level: spec.level,
+                level_applied: spec.level,
+                compression: spec.compression,
+                bytes: self.dumping_bytes,
+                pages: crate::filter::Account::default(),
+                page_size: 0,
+                scan_ms: 0,
+                write_ms: 0,
+                complete: false,
+            });
+        }
+    }
+
+    /// Records a soft error, and logs it.
+    pub fn problem(&mut self, code: Code, message: String) {
+        log::warn!("{code}: {message}");
+        self.keep(Problem { code, message: shortened(&message), times: 1 });
+    }
+
+    /// Keeps a problem that is in the log already. The same may come again, with another count.
+    fn keep(&mut self, problem: Problem) {
+        let same = |p: &&mut Problem| p.code == problem.code && p.message == problem.message;
+        if let Some(known) = self.problems.iter_mut().find(same) {
+            known.times = known.times.max(problem.times);
+        } else if self.problems.len() < PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+
+    /// How much is saved, provided that every file gets its name.
+    pub fn outcome(&self, plan: &Plan) -> Outcome {
+        let whole = self.dumps.iter().filter(|d| is_whole(d)).count();
+        if whole == plan.dumps.len() && whole > 0 {
+            Outcome::Complete
+        } else if self.dumps.iter().any(|d| d.bytes > 0) {
+            Outcome::Partial
+        } else if self.log_saved {
+            Outcome::DmesgOnly
+        } else {
+            Outcome::Nothing
+        }
+    }
+
+    /// How much is saved, as the target has it.
+    pub fn outcome_on_disk(&self, plan: &Plan) -> Outcome {
+        match self.outcome(plan) {
+            Outcome::Complete if !self.named => Outcome::Partial,
+            outcome => outcome,
+        }
+    }
+
+    /// The first thing that went wrong.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// The manifest as of now. The stage that is open is in it too.
+    pub fn manifest(&self, plan: &Plan, image: Option<String>, mem_total_kib: Option<u64>) -> Manifest {
+        let mut stages = self.stages.clone();
+        if let Some((stage, started_ms)) = self.open {
+            let took_ms = clock::since_boot_ms().saturating_sub(started_ms);
+            stages.push(StageRecord { stage, started_ms, took_ms, failure: None });
+        }
+        Manifest {
+            version: MANIFEST_VERSION,
+            writer: concat!("vmcore-collect ", env!("CARGO_PKG_VERSION")).to_owned(),
+            outcome: self.outcome(plan),
+            host: plan.host.clone(),
+            image,
+            kernel: self.kernel.clone(),
+            dumps: self.dumps.clone(),
+            stages,
+            problems: self.problems.clone(),
+            engine_peak_kib: self.engine_peak_kib,
+            mem_total_kib,
+            mem_available_min_kib: self.available_min_kib,
+        }
+    }
+}
+
+/// Whether a dump's file is all that there is to be in it, and so gets its final name. Pages that nobody could have read do
+/// not count against it: they are problems of the dead machine.
+pub fn is_whole(report: &DumpReport) -> bool {
+    !report.file.ends_with(INCOMPLETE)
+}
+
+/// Milliseconds as seconds with one decimal, two when they are few.
+fn seconds(ms: u64) -> String {
+    if ms < 1000 { format!("0.{:02}", ms / 10) } else { format!("{}.{}", ms / 1000, ms % 1000 / 100) }
+}

@@ -1,0 +1,274 @@
+//! The dump's directory: made anew for each crash, below a directory that may be anyone's.
+
+use super::TargetError;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, renameat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+/// An open dump directory. Every file in it is reached through it, so nothing that happens to the path matters.
+#[derive(Debug)]
+pub struct DumpDirectory {
+    fd: OwnedFd,
+    path: String,
+}
+
+impl DumpDirectory {
+    /// How many dumps may bear the same name before one gives up.
+    const MOST: u32 = 999;
+
+    /// Makes a new directory `name` below `directory` of the file system mounted at `root`. If it exists, `-2`, `-3`, …
+    /// is appended. Components of `directory` that are missing are made, mode 0700; a symbolic link in it is an error.
+    pub fn create(root: &Path, directory: &str, name: &str) -> Result<Self, TargetError> {
+        let (parent, parent_path) = descend(root, directory, true)?;
+        for n in 1..=Self::MOST {
+            let name = if n == 1 { name.to_owned() } else { format!("{name}-{n}") };
+            let path = format!("{}/{name}", parent_path.trim_end_matches('/'));
+            match mkdirat(&parent, name.as_str(), Mode::S_IRWXU) {
+                Ok(()) => {
+                    let fd = open_directory(&parent, &name, &path)?;
+                    sync(&parent, &parent_path)?;
+                    return Ok(Self { fd, path });
+                }
+                Err(Errno::EEXIST) => {}
+                Err(e) => return Err(TargetError::new("create the directory", path, e)),
+            }
+        }
+        Err(TargetError::new("create the directory", format!("{parent_path}/{name}"), Errno::EEXIST))
+    }
+
+    /// Opens what [`DumpDirectory::create`] made, `path` being [`DumpDirectory::path`].
+    pub fn open(root: &Path, path: &str) -> Result<Self, TargetError> {
+        let (fd, path) = descend(root, path, false)?;
+        Ok(Self { fd, path })
+    }
+
+    /// Its path below the root of the file system, absolute.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Makes a new file, mode 0600. It must not exist.
+    pub fn create_file(&self, name: &str) -> Result<File, TargetError> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        self.open_with(name, flags, "create")
+    }
+
+    /// Opens a file to be written over.
+    pub fn open_file(&self, name: &str) -> Result<File, TargetError> {
+        self.open_with(name, OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, "open")
+    }
+
+    fn open_with(&self, name: &str, flags: OFlag, doing: &'static str) -> Result<File, TargetError> {
+        let fd = openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        fd.map(File::from).map_err(|e| TargetError::new(doing, self.path_of(name), e))
+    }
+
+    /// Renames a file; what bears the new name is replaced.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), TargetError> {
+        renameat(&self.fd, from, &self.fd, to).map_err(|e| TargetError::new("rename", self.path_of(from), e))
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &str) -> Result<(), TargetError> {
+        unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)
+            .map_err(|e| TargetError::new("remove", self.path_of(name), e))
+    }
+
+    /// Makes names that were created, changed and removed durable.
+    pub fn sync(&self) -> Result<(), TargetError> {
+        sync(&self.fd, &self.path)
+    }
+
+    fn path_of(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+}
+
+/// Opens `directory` below `root` component by component, following no link. Returns its normal form too.
+fn descend(root: &Path, directory: &str, create: bool) -> Result<(OwnedFd, String), TargetError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut fd = nix::fcntl::open(root, flags, Mode::empty())
+        .map_err(|e| TargetError::new("open", root.display().to_string(), e))?;
+    let mut path = String::new();
+    for part in directory.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        if part == ".." {
+            return Err(TargetError::new("go up in", directory, Errno::EINVAL));
+        }
+        let parent = if path.is_empty() { "/".to_owned() } else { path.clone() };
+        path.push('/');
+        path.push_str(part);
+        if create {
+            match mkdirat(&fd, part, Mode::S_IRWXU) {
+                Ok(()) => sync(&fd, &parent)?,
+                Err(Errno::EEXIST) => {}
+                Err(e) => return Err(TargetError::new("create the directory", path, e)),
+            }
+        }
+        fd = open_directory(&fd, part, &path)?;
+    }
+    Ok((fd, if path.is_empty() { "/".to_owned() } else { path }))
+}
+
+fn open_directory(parent: &OwnedFd, name: &str, path: &str) -> Result<OwnedFd, TargetError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    openat(parent, name, flags, Mode::empty()).map_err(|e| TargetError::new("open the directory", path, e))
+}
+
+fn sync(fd: &OwnedFd, path: &str) -> Result<(), TargetError> {
+    nix::unistd::fsync(fd).map_err(|e| TargetError::new("sync the directory", path, e))
+}
+
+/// The name of a crash: `<host>-<crash time, UTC, 20261122T124310Z>`. What a file name cannot have, or a shell would
+/// stumble over, becomes `_` in the host's name.
+pub fn dump_name(host: &str, crash_time: u64) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let host: String = host.chars().take(64).map(|c| if plain(c) { c } else { '_' }).collect();
+    let host = if host.is_empty() || host.starts_with(['.', '-']) { format!("_{host}") } else { host };
+    format!("{host}-{}", utc(crash_time))
+}
+
+/// Seconds since 1970 as `20261122T124310Z`.
+fn utc(seconds: u64) -> String {
+    const DAY: u64 = 86_400;
+    // No clock is past the year 9999; a dead kernel's bytes may say so.
+    let seconds = seconds.min(253_402_300_799);
+    let (year, month, day) = civil(seconds / DAY);
+    let clock = seconds % DAY;
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
+}
+
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted from March, so
+/// that the leap day is the last of its year, within eras of 400 years.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const ERA: u64 = 146_097;
+    let since_march_0 = days + 719_468;
+    let (era, day_of_era) = (since_march_0 / ERA, since_march_0 % ERA);
+    let leap_days_before = day_of_era / 1460 + day_of_era / 146_096 - day_of_era / 36_524;
+    let year_of_era = (day_of_era - leap_days_before) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    #[test]
+    fn utc_of_known_instants() {
+        // Each checked with `date -u -d @N +%Y%m%dT%H%M%SZ`.
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (86_399, "19700101T235959Z"),
+            (68_169_599, "19720228T235959Z"),
+            (68_169_600, "19720229T000000Z"),
+            (951_782_400, "20000229T000000Z"),
+            (951_868_800, "20000301T000000Z"),
+            (978_307_199, "20001231T235959Z"),
+            (1_709_164_799, "20240228T235959Z"),
+            (1_709_251_200, "20240301T000000Z"),
+            (1_795_351_390, "20261122T124310Z"),
+            (4_107_542_399, "21000228T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+            (253_402_300_799, "99991231T235959Z"),
+            (u64::MAX, "99991231T235959Z"),
+        ] {
+            assert_eq!(utc(seconds), text, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn days_follow_each_other() {
+        let length = |year: u64, month| match month {
+            2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            _ => 31,
+        };
+        let mut expected = (1970, 1, 1);
+        for days in 0..400 * 366 {
+            assert_eq!(civil(days), expected, "day {days}");
+            let (y, m, d) = expected;
+            expected = match (m, d) {
+                (12, 31) => (y + 1, 1, 1),
+                (m, d) if d == length(y, m) => (y, m + 1, 1),
+                (m, d) => (y, m, d + 1),
+            };
+        }
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for (host, name) in [
+            ("web-1.example.org", "web-1.example.org-19700101T000000Z"),
+            ("../etc", "_.._etc-19700101T000000Z"),
+            ("a/b c\n", "a_b_c_-19700101T000000Z"),
+            ("", "_-19700101T000000Z"),
+            ("-rf", "_-rf-19700101T000000Z"),
+        ] {
+            assert_eq!(dump_name(host, 0), name, "{host:?}");
+        }
+        assert_eq!(dump_name(&"x".repeat(300), 0).len(), 64 + "-19700101T000000Z".len());
+    }
+
+    #[test]
+    fn made_private_and_never_twice() {
+        let root = tempfile::tempdir().unwrap();
+        let made: Vec<_> = (0..3)
+            .map(|_| DumpDirectory::create(root.path(), "/var//crash/./", "h").unwrap().path().to_owned())
+            .collect();
+        assert_eq!(made, ["/var/crash/h", "/var/crash/h-2", "/var/crash/h-3"]);
+        for path in ["var", "var/crash", "var/crash/h"] {
+            assert_eq!(std::fs::metadata(root.path().join(path)).unwrap().mode() & 0o7777, 0o700, "{path}");
+        }
+        let at_root = DumpDirectory::create(root.path(), "/", "top").unwrap();
+        assert_eq!(at_root.path(), "/top");
+    }
+
+    #[test]
+    fn a_directory_that_exists_keeps_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir(root.path().join("var")).unwrap();
+        std::fs::set_permissions(root.path().join("var"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        DumpDirectory::create(root.path(), "/var", "h").unwrap();
+        assert_eq!(std::fs::metadata(root.path().join("var")).unwrap().mode() & 0o7777, 0o755);
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        symlink(elsewhere.path(), root.path().join("crash")).unwrap();
+        symlink("/nowhere", root.path().join("dangling")).unwrap();
+        std::fs::write(root.path().join("file"), "").unwrap();
+        for directory in ["/crash", "/crash/deeper", "/dangling", "/file", "/../x", "/a/../b"] {
+            assert!(DumpDirectory::create(root.path(), directory, "h").is_err(), "{directory}");
+        }
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn files_are_private_and_new() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = DumpDirectory::create(root.path(), "/c", "h").unwrap();
+        dir.create_file("a").unwrap();
+        assert_eq!(std::fs::metadata(root.path().join("c/h/a")).unwrap().mode() & 0o7777, 0o600);
+        assert!(dir.create_file("a").is_err());
+        symlink("/etc/passwd", root.path().join("c/h/link")).unwrap();
+        assert!(dir.create_file("link").is_err());
+        assert!(dir.open_file("link").is_err());
+        dir.rename("a", "b").unwrap();
+        dir.sync().unwrap();
+        assert!(DumpDirectory::open(root.path(), dir.path()).unwrap().open_file("b").is_ok());
+        dir.remove("b").unwrap();
+        assert!(dir.open_file("b").is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! A dump in a file, written through a page cache that is kept small.
+//!
+//! The crash kernel has some tens of megabytes. Left alone, the kernel would let a good part of them fill with dirty pages
+//! of the dump and then stall everything to write them. So write-back is started as the dump goes, and pages
+//! that are on the disk are given back at once.
+
+use super::TargetError;
+use super::directory::DumpDirectory;
+use crate::addr::FileOffset;
+use crate::format::DumpSink;
+use crate::sys;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+/// A [`DumpSink`] on a new file.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+    /// What was written since write-back was last started, as one range.
+    fresh: Option<Range<u64>>,
+    fresh_bytes: u64,
+    /// What is being written back.
+    under_way: Option<Range<u64>>,
+}
+
+impl FileSink {
+    /// Bytes between two starts of write-back. At most twice as much is dirty at any time.
+    pub const WINDOW: u64 = 2 << 20;
+
+    /// Makes the file `name`; it must not exist.
+    pub fn create(directory: &DumpDirectory, name: &str) -> Result<Self, TargetError> {
+        Ok(Self::on(directory.create_file(name)?))
+    }
+
+    /// Writes to an open file.
+    pub fn on(file: File) -> Self {
+        Self { file, fresh: None, fresh_bytes: 0, under_way: None }
+    }
+
+    /// Starts to write back what is fresh, and waits for what was under way: the disk works while the next window is filled.
+    fn turn_over(&mut self) -> io::Result<()> {
+        let fresh = self.fresh.take();
+        self.fresh_bytes = 0;
+        if let Some(range) = &fresh {
+            sys::start_write_back(&self.file, range.start, range.end - range.start)?;
+        }
+        if let Some(range) = std::mem::replace(&mut self.under_way, fresh) {
+            sys::sync_file_range(&self.file, range.start, range.end - range.start)?;
+            self.forget(&range);
+        }
+        Ok(())
+    }
+
+    /// Gives the pages of a written range back. Only advice: a failure costs memory, not the dump.
+    fn forget(&self, range: &Range<u64>) {
+        let (Ok(at), Ok(len)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) else {
+            return;
+        };
+        if let Err(e) = posix_fadvise(&self.file, at, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
+            log::debug!("posix_fadvise: {e}");
+        }
+    }
+}
+
+impl DumpSink for FileSink {
+    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+        let len = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+        let end = at.get().checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.file.write_all_at(bytes, at.get())?;
+        self.fresh = Some(match self.fresh.take() {
+            Some(range) => range.start.min(at.get())..range.end.max(end),
+            None => at.get()..end,
+        });
+        self.fresh_bytes = self.fresh_bytes.saturating_add(len);
+        if self.fresh_bytes >= Self::WINDOW { self.turn_over() } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        (self.fresh, self.under_way, self.fresh_bytes) = (None, None, 0);
+        self.forget(&(0..self.file.metadata()?.len()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::process::Command;
+
+    /// A tmpfs of some KiB, where root may mount one.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        fn new(kib: u32) -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let options = format!("size={kib}k");
+            let flags = nix::mount::MsFlags::empty();
+            match nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some(options.as_str())) {
+                Ok(()) => Some(Self(dir)),
+                Err(e) => {
+                    assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "cannot mount a tmpfs: {e}");
+                    eprintln!("skipped: cannot mount a tmpfs: {e}");
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            nix::mount::umount(self.0.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn any_order_and_gaps() {
+        let mut sink = FileSink::on(tempfile::tempfile().unwrap());
+        let big = vec![7; usize::try_from(FileSink::WINDOW).unwrap()];
+        for (at, bytes) in [(10_000_000, b"end".as_slice()), (5, b"five"), (4096, &big), (0, b"zero")] {
+            sink.write_at(FileOffset::new(at), bytes).unwrap();
+        }
+        sink.finish().unwrap();
+        let mut all = Vec::new();
+        let mut file = &sink.file;
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), 10_000_003);
+        assert_eq!(&all[..10], b"zero\0five\0"[..10].as_ref());
+        assert!(all[4096..4096 + big.len()].iter().all(|b| *b == 7));
+        assert!(all[4096 + big.len()..10_000_000].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_position_past_the_end_of_the_world_is_an_error() {
+        let mut sink = FileSink::on(tempfile::tempfile().unwrap());
+        let error = sink.write_at(FileOffset::new(u64::MAX - 1), b"xyz").unwrap_err();
+        assert!(super::super::is_full(&error), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_keeps_what_it_has() {
+        let Some(small) = Small::new(1024) else { return };
+        let dir = DumpDirectory::create(small.0.path(), "/", "h").unwrap();
+        let mut sink = FileSink::create(&dir, "vmcore-incomplete").unwrap();
+        let block = [1; 64 << 10];
+        let mut at = 0;
+        let error = loop {
+            match sink.write_at(FileOffset::new(at), &block) {
+                Ok(()) => at += 64 << 10,
+                Err(e) => break e,
+            }
+        };
+        assert!(super::super::is_full(&error), "{error}");
+        sink.finish().unwrap();
+        assert!(std::fs::metadata(small.0.path().join("h/vmcore-incomplete")).unwrap().len() >= at);
+        assert!(at >= 512 << 10);
+    }
+
+    /// What is dirty or cached stays small while much is written. The cache's share is told by fincore(1).
+    #[test]
+    fn the_page_cache_stays_small() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let made = DumpDirectory::create(dir.path(), "/", "h").unwrap();
+        let mut sink = FileSink::create(&made, "x").unwrap();
+        for n in 0..48 {
+            sink.write_at(FileOffset::new(n << 20), &[1; 1 << 20]).unwrap();
+        }
+        let path = dir.path().join("h/x");
+        let Ok(out) = Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(&path).output() else {
+            eprintln!("skipped: no fincore");
+            return;
+        };
+        let cached: u64 = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap();
+        assert!(cached <= 3 * FileSink::WINDOW, "{cached} bytes are cached");
+    }
+}
