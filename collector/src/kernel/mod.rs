@@ -103,3 +103,6 @@ impl<'a> Kernel<'a> {
         walker.leaf(self.vmcore, at)?.resolve(at).ok_or_else(|| unmapped("the leaf does not hold it"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,8 @@
 mod elf;
 mod endian;
 mod extents;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod layout;
 mod notes;
 mod source;
@@ -398,3 +400,6 @@ fn segment(
         virt: VirtAddr::new(vaddr),
     })
 }
+
+#[cfg(test)]
+mod tests;

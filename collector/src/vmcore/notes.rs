@@ -141,23 +141,10 @@ impl Found {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
+    use super::super::fixture::note;
     use super::*;
     use proptest::prelude::*;
-
-    /// A note built byte by byte.
-    pub fn note(name: &str, kind: u32, desc: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        out.extend(u32::try_from(name.len() + 1).unwrap().to_le_bytes());
-        out.extend(u32::try_from(desc.len()).unwrap().to_le_bytes());
-        out.extend(kind.to_le_bytes());
-        out.extend(name.as_bytes());
-        out.push(0);
-        out.resize(out.len().next_multiple_of(4), 0);
-        out.extend(desc);
-        out.resize(out.len().next_multiple_of(4), 0);
-        out
-    }
 
     #[test]
     fn counts_cpus_and_finds_vmcoreinfo_over_several_segments() {
