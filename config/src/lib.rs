@@ -1,4 +1,21 @@
 //! From what the operator wrote to a crash kernel that is loaded.
+//!
+//! It is no daemon yet and runs nothing after a crash: it plans, builds, loads and judges, once each time it is called.
+//!
+//! ```text
+//! /etc/vmcored.toml --settings--> Settings --resolve--> Plan + modules --(initramfs)--> image --+
+//!                                    ^                                                          +--arm--> kexec_file_load
+//!         diagnostic: what is wrong  |           /proc/cmdline --cmdline (table)--> arguments --+             |
+//!                     in the file, and where                                                    v
+//!                                                       status: is what is loaded what would be loaded now?
+//! ```
+//!
+//! Words: *settings* are what the user wrote, typed; the *plan* is everything resolved before the crash; the *image* is
+//! the crash initramfs, named by its hash; *readiness* is what `status` says, with reasons.
+//!
+//! Everything is read below an injected [`initramfs::root::Root`], so that a test is a tree of files; only [`arm::arm`]
+//! and [`arm::disarm`] touch the running kernel.
+
 pub mod arm;
 pub mod cmdline;
 pub mod diagnostic;

@@ -349,27 +349,44 @@ fn stable_identity(
     root: &Root,
     warnings: &mut Vec<String>,
 ) -> Result<DeviceId, ResolveError> {
-    if let Some(id @ (DeviceId::Uuid(_) | DeviceId::PartUuid(_) | DeviceId::Label(_))) = chosen {
-        return Ok(id.clone());
-    }
     let (dev, sys) = (root.path("/dev"), root.path("/sys"));
     let shown = node.display().to_string();
     let read = |source| ResolveError::Read { what: shown.clone(), source };
-    // A cloned disk carries the same UUID: what finds another device is no identity.
-    let finds_it = |id: &DeviceId| {
-        identity::find(&dev, &sys, id).map(|found| found == Some(root.path(node))).map_err(read)
+    // A cloned disk carries the same UUID, and which of the two is found first after a crash nobody knows.
+    let twin = |same: &dyn Fn(&Identity) -> bool| -> Result<Option<String>, ResolveError> {
+        let names = identity::block_devices(&sys).map_err(read)?;
+        let node_of = |name: &String| dev.join(name.replace('!', "/"));
+        let mut others = names.iter().filter(|other| *other != name);
+        Ok(others.find(|other| identity::probe(&node_of(other)).is_ok_and(|i| same(&i))).cloned())
     };
+    if let Some(id @ (DeviceId::Uuid(_) | DeviceId::PartUuid(_) | DeviceId::Label(_))) = chosen {
+        let other = match id {
+            DeviceId::Uuid(_) => twin(&|i| i.uuid == identity.uuid)?,
+            DeviceId::Label(_) => twin(&|i| i.label == identity.label)?,
+            _ => None,
+        };
+        if let Some(other) = other {
+            warnings.push(format!(
+                "{id} is carried by {shown} and by /dev/{other}: after a crash either may be found; \
+                 give one of them another"
+            ));
+        }
+        return Ok(id.clone());
+    }
     if let Some(uuid) = &identity.uuid {
         let id = DeviceId::Uuid(uuid.clone());
-        if finds_it(&id)? {
-            return Ok(id);
+        match twin(&|i| i.uuid == identity.uuid)? {
+            None => return Ok(id),
+            Some(other) => {
+                warnings.push(format!("{id} of {shown} is also that of /dev/{other}: not used"));
+            }
         }
-        warnings.push(format!("{id} of {shown} is also that of another device: not used"));
     }
     match identity::partuuid(&sys, &dev, name) {
         Ok(Some(uuid)) => {
             let id = DeviceId::PartUuid(uuid);
-            if finds_it(&id)? {
+            // The clone of a disk has the same partition table, too.
+            if identity::find(&dev, &sys, &id).map_err(read)?.as_deref() == Some(&root.path(node)) {
                 return Ok(id);
             }
             warnings.push(format!("{id} of {shown} is also that of another device: not used"));

@@ -198,6 +198,7 @@ pub fn parse(text: &str, file: &Path) -> Result<Settings, Diagnostics> {
     })?;
     let mut check = Check { file, text, found: Vec::new() };
     let settings = check.settings(raw);
+    check.found.sort_by_key(|d| (d.line, d.column));
     if check.found.is_empty() { Ok(settings) } else { Err(Diagnostics(check.found)) }
 }
 
@@ -215,7 +216,14 @@ fn explain(file: &Path, text: &str, span: Range<usize>, message: &str) -> Diagno
         return Diagnostic::new(file, text, span, format!("{what} `{word}`")).advise(advice);
     }
     if let Some(rest) = message.strip_prefix("invalid type: ") {
-        return Diagnostic::new(file, text, span, format!("wrong type: {rest}"));
+        let (seen, expected) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
+        // serde names Rust's types.
+        let expected = match expected {
+            "i64" | "u64" => "a whole number",
+            other => other,
+        };
+        let message = format!("wrong type: {seen}, expected {expected}");
+        return Diagnostic::new(file, text, span, message);
     }
     // A syntax error comes on several lines: what, then what was expected.
     let mut lines = message.lines();

@@ -10,7 +10,9 @@ use config::settings::{self, SETTINGS_PATH, Settings};
 use config::{kexec::KexecState, resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
+use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -151,7 +153,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Image(ImageCommand::Build { output }) => {
             let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
             warn(&prepared.warnings);
-            std::fs::write(output, &prepared.image.bytes)
+            // What an image holds is for its owner alone. Not renamed into place: the name may be a device's.
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(output)
+                .and_then(|mut file| file.write_all(&prepared.image.bytes))
                 .with_context(|| format!("cannot write {}", output.display()))?;
             println!("{}  {}", prepared.image.id, output.display());
         }
