@@ -108,3 +108,6 @@ fn scan(
     scan.run(&stretches, progress);
     Ok((scan.keep, scan.account, rules.level()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn overlaps_are_cut_and_neighbours_joined() {
-        let cases: &[(&[(u64, u64, u64)], &[(u64, u64, u64)])] = &[
+        // (physical address, file offset, length) of what goes in and of what comes out.
+        type Triples = &'static [(u64, u64, u64)];
+        let cases: &[(Triples, Triples)] = &[
             (&[], &[]),
             (&[(0x1000, 0, 0)], &[]),
             // Kernel text inside the direct map.

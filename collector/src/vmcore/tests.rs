@@ -80,13 +80,14 @@ fn page_size_is_assumed_only_where_there_is_one() {
 fn what_cannot_be_is_cut_or_left_out() {
     // Physical address, file bytes, claimed memory → present runs.
     let far = 1_u64 << 46;
-    let cases: &[(u64, u64, u64, &[(u64, u64)])] = &[
+    type Case = (u64, u64, u64, &'static [(u64, u64)]);
+    let cases: &[Case] = &[
         (0x5000, 0x1000, 0x9000, &[(0, 1), (5, 6)]), // a tail without data
         (1 << 63, 0x1000, 0x1000, &[(0, 1)]),        // no such memory
         (far - 0x1000, 0x1000, 0x2000, &[(0, 1)]),   // ends above MAX_PHYSMEM_BITS
         (u64::MAX - 0xfff, 0x1000, 0x1000, &[(0, 1)]), // wraps
         (0x5000, 0x1000, u64::MAX, &[(0, 1)]),       // wraps
-        (far - 0x1000, 0x1000, 0x1000, &[(0, 1), ((far >> 12) - 1, far >> 12)]),
+        (far - 0x1000, 0x1000, 0x1000, &[(0, 1), ((1 << 34) - 1, 1 << 34)]),
     ];
     for (paddr, filesz, memsz, expected) in cases {
         let mut core = Core::new(INFO).load(0, vec![1; 4096]);
