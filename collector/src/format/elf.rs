@@ -296,7 +296,7 @@ impl Writer<'_, '_> {
                 batch.push(ProgramHeader {
                     kind: PT_LOAD.into(),
                     flags: PF_RWX.into(),
-                    offset: data.into(),
+                    offset: if piece.data() == 0 { 0 } else { data }.into(),
                     vaddr: if virt == 0 { 0 } else { virt.wrapping_add(piece.start) }.into(),
                     paddr: segment.start.get().saturating_add(piece.start).into(),
                     filesz: piece.data().into(),
@@ -419,3 +419,6 @@ impl Writer<'_, '_> {
         pages
     }
 }
+
+#[cfg(test)]
+mod tests;

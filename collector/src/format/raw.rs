@@ -150,3 +150,102 @@ fn account(vmcore: &Vmcore<'_>, end: u64, lost: &[(u64, u64)]) -> Account {
     account.kept = account.present.saturating_sub(account.unwritten).saturating_sub(account.unreadable);
     account
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::testing::Sink;
+    use crate::progress::Silent;
+    use crate::vmcore::{ReadAt, Window};
+
+    /// A file of which one stretch cannot be read.
+    struct Torn(Vec<u8>, std::ops::Range<u64>);
+
+    impl ReadAt for Torn {
+        fn size(&self) -> u64 {
+            self.0.len() as u64
+        }
+        fn read_at(&self, at: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+            let end = at.get() + buf.len() as u64;
+            if at.get() < self.1.end && end > self.1.start {
+                return Err(io::ErrorKind::Other.into());
+            }
+            self.0.read_at(at, buf)
+        }
+        fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>> {
+            let mut bytes = vec![0; len];
+            self.read_at(at, &mut bytes)?;
+            Ok(Box::new(bytes))
+        }
+        fn window_len(&self) -> usize {
+            64 << 10
+        }
+    }
+
+    /// 64 pages at physical 0 behind one page of headers.
+    fn vmcore() -> Vec<u8> {
+        let mut file =
+            vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 62, 0, 1, 0, 0, 0];
+        file.extend_from_slice(&[0; 8]);
+        file.extend_from_slice(&64_u64.to_le_bytes());
+        file.extend_from_slice(&[0; 12]);
+        file.extend([64_u16, 56, 1, 0, 0, 0].iter().flat_map(|v| v.to_le_bytes()));
+        file.extend([1, 0, 0, 0, 7, 0, 0, 0]);
+        file.extend([4096_u64, 0, 0, 64 * 4096, 64 * 4096, 0].iter().flat_map(|v| v.to_le_bytes()));
+        file.resize(4096, 0);
+        file.extend((0..64_u8).flat_map(|n| vec![n + 1; 4096]));
+        file
+    }
+
+    fn copy_of(source: &dyn ReadAt, sink: &mut Sink) -> (Result<(), io::ErrorKind>, Written, usize) {
+        let mut problems = Problems::new();
+        let vmcore = Vmcore::open(source, &mut problems).unwrap();
+        let known = problems.list().len();
+        let (outcome, written) = match write(&vmcore, "vmcore", sink, &Silent, &mut problems) {
+            Ok(written) => (Ok(()), written),
+            Err(e) => (Err(e.source.kind()), e.written),
+        };
+        assert!(written.account.balanced(), "{:?}", written.account);
+        (outcome, written, problems.list().len() - known)
+    }
+
+    #[test]
+    fn a_copy_is_a_copy() {
+        let file = vmcore();
+        let mut sink = Sink::default();
+        let (outcome, written, problems) = copy_of(&file, &mut sink);
+        assert_eq!((outcome, problems), (Ok(()), 0));
+        assert!(sink.bytes == file);
+        assert_eq!(
+            (written.account.present, written.account.kept, written.bytes),
+            (64, 64, file.len() as u64)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_zeros_and_no_more_than_that() {
+        // In the middle of page 10 to the middle of page 11; the last page.
+        for (range, lost) in [((4096 * 11 + 5)..(4096 * 12 + 5), 2), ((4096 * 64)..(4096 * 65), 1)] {
+            let file = vmcore();
+            let torn = Torn(file.clone(), range.clone());
+            let mut sink = Sink::default();
+            let (outcome, written, problems) = copy_of(&torn, &mut sink);
+            assert_eq!(outcome, Ok(()));
+            assert!(problems > 0);
+            assert_eq!(sink.bytes.len(), file.len());
+            assert_eq!((written.account.unreadable, written.account.kept), (lost, 64 - lost));
+            let differ = sink.bytes.iter().zip(&file).filter(|(a, b)| a != b).count() as u64;
+            assert_eq!(differ, lost * 4096);
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_counted() {
+        let file = vmcore();
+        let mut sink = Sink::with_room(4096 * 33);
+        let (outcome, written, _) = copy_of(&Torn(file, 0..0), &mut sink);
+        assert_eq!(outcome, Err(io::ErrorKind::StorageFull));
+        // Two windows of 16 pages were written whole, one page of them headers.
+        assert_eq!((written.account.kept, written.account.unwritten), (31, 33));
+    }
+}
