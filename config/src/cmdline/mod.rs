@@ -238,7 +238,7 @@ mod tests {
         Facts {
             machine: "x86_64".into(),
             running: running.into(),
-            reservation: vec![0x2f00_0000..0x3700_0000],
+            reservation: std::iter::once(0x2f00_0000..0x3700_0000).collect(),
             ..Facts::default()
         }
     }

@@ -377,7 +377,8 @@ mod tests {
         // Of rows with the same name at most one holds, whatever the machine.
         for virtual_machine in [false, true] {
             for encrypted in [false, true] {
-                for reservation in [vec![], vec![0..1 << 30], vec![0..1 << 30, 1 << 32..1 << 33]] {
+                let low = || vec![0..1 << 30, 2 << 30..3 << 30];
+                for reservation in [vec![], low(), vec![0..1 << 30, 1 << 32..1 << 33]] {
                     let facts = Facts { virtual_machine, encrypted, reservation, ..Facts::default() };
                     let mut names: Vec<&str> = ADDITIONS
                         .iter()
