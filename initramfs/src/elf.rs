@@ -142,3 +142,75 @@ pub(crate) fn strip(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A program with one segment that ends at 0x100, a note before it, and 0x40 bytes behind.
+    fn program(kind: u32, file_size: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 0x140];
+        bytes[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
+        bytes[E_TYPE] = 3;
+        bytes[E_PHOFF] = 64;
+        bytes[E_SHOFF..E_SHOFF + 2].copy_from_slice(&[0x00, 0x01]);
+        bytes[E_PHENTSIZE] = 56;
+        bytes[E_PHNUM] = 2;
+        bytes[E_SHENTSIZE] = 64;
+        bytes[E_SHNUM] = 1;
+        bytes[64..68].copy_from_slice(&4_u32.to_le_bytes());
+        bytes[120..124].copy_from_slice(&kind.to_le_bytes());
+        bytes[120 + 8..120 + 16].copy_from_slice(&0xb0_u64.to_le_bytes());
+        bytes[120 + 32..120 + 40].copy_from_slice(&file_size.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn strips_what_is_not_loaded() {
+        let stripped = strip(program(PT_LOAD, 0x50)).unwrap();
+        assert_eq!(stripped.len(), 0x100);
+        assert_eq!(stripped[E_SHOFF..E_SHOFF + 8], [0; 8]);
+        assert_eq!(stripped[E_SHNUM..E_SIZE], [0; 4]);
+        assert_eq!(strip(stripped.clone()).unwrap(), stripped, "once more changes nothing");
+    }
+
+    #[test]
+    fn refuses_what_cannot_run() {
+        for (bytes, reason) in [
+            (program(PT_INTERP, 0x50), "dynamically linked"),
+            (program(PT_LOAD, 0x91), "outside"),
+            (program(PT_LOAD, u64::MAX), "outside"),
+            (program(7, 0), "nothing in it is loaded"),
+            (program(PT_LOAD, 0x50)[..0x80].to_vec(), "outside"),
+            (b"\x7fELF\x01".to_vec(), "not an ELF file"),
+            (b"#!/bin/sh".to_vec(), "not an ELF file"),
+        ] {
+            let found = strip(bytes).unwrap_err();
+            assert!(found.contains(reason), "{found}");
+        }
+        let mut class_32 = program(PT_LOAD, 0x50);
+        class_32[CLASS] = 1;
+        assert_eq!(strip(class_32), Err("not a 64-bit ELF file"));
+        let mut object = program(PT_LOAD, 0x50);
+        object[E_TYPE] = 1;
+        assert_eq!(strip(object), Err("not a program"));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_no_panic(
+            damage in proptest::collection::vec((0..0x140_usize, any::<u8>()), 0..20), end in 0..0x140_usize
+        ) {
+            let mut bytes = program(PT_LOAD, 0x50);
+            for (at, value) in damage {
+                bytes[at] = value;
+            }
+            let _ = section(&bytes, ".modinfo");
+            let _ = strip(bytes.clone());
+            bytes.truncate(end);
+            let _ = section(&bytes, ".modinfo");
+            let _ = strip(bytes);
+        }
+    }
+}

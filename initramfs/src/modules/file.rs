@@ -27,7 +27,7 @@ pub(super) fn inspect(path: &Path, name: &str, release: &str) -> Result<ModuleIn
         match key {
             "firmware" => info.firmware.push(value.to_owned()),
             "vermagic" => vermagic = Some(value.to_owned()),
-            // Since Linux commit 3e2e857f9c3a ("module: Add module name to modinfo") (in v4.13).
+            // Kernels before 4.13 write none.
             "name" if module_name(value) != name => return Err(bad(format!("it calls itself {value:?}"))),
             _ => {}
         }
