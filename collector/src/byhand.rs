@@ -442,3 +442,126 @@ fn problem_lines(problems: &[Problem]) -> String {
     let times: u64 = problems.iter().map(|p| p.times).sum();
     format!("{times} problems; the first: {}\n", problems.first().map_or("", |p| p.message.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::problem::Code;
+
+    fn words(line: &str) -> impl Iterator<Item = OsString> {
+        line.split_whitespace().map(OsString::from).collect::<Vec<_>>().into_iter()
+    }
+
+    fn order(line: &str) -> Order {
+        match parse(words(line)) {
+            Ok(Asked::Work(order)) => order,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        let plain = order("in out");
+        assert_eq!((plain.vmcore.as_path(), plain.out.as_path()), (Path::new("in"), Path::new("out")));
+        assert_eq!((plain.what, plain.level, plain.format), (What::Dump, 0, Format::Kdump));
+        assert_eq!((plain.compression, plain.force, plain.verbose), (Compression::DEFAULT, false, false));
+        let zstd = |line: &str| order(line).compression;
+        assert_eq!(zstd("-z a b"), Compression::Zstd(1));
+        assert_eq!(zstd("-z-3 a b"), Compression::Zstd(-3));
+        assert_eq!(zstd("--compress zstd:9 a b"), Compression::Zstd(9));
+        assert_eq!(zstd("--compress=none a b"), Compression::None);
+        for line in ["-d 31 a b", "-d31 a b", "a b -d 31", "-fd31 a b", "-z3d31 a b"] {
+            assert_eq!(order(line).level, 31, "{line}");
+        }
+        let all = order("-Efv a b");
+        assert_eq!((all.format, all.force, all.verbose), (Format::Elf, true, true));
+        assert_eq!(order("--dump-dmesg a -").what, What::Dmesg);
+        assert_eq!(order("-- -d -f").vmcore, Path::new("-d"));
+        assert_eq!(parse(words("--help")), Ok(Asked::Help));
+        assert_eq!(parse(words("a -V")), Ok(Asked::Version));
+    }
+
+    #[test]
+    fn a_wrong_command_line_says_what_is_wrong() {
+        for (line, want) in [
+            ("", "0 names"),
+            ("a", "VMCORE and DUMPFILE"),
+            ("a b c", "3 names"),
+            ("-d 32 a b", "0 to 31"),
+            ("-d", "-d wants"),
+            ("-d 31,16 a b", "one level"),
+            ("-d x a b", "-d x"),
+            ("-z99 a b", "zstd:99"),
+            ("--compress gzip a b", "gzip"),
+            ("--compress", "--compress wants"),
+            ("-c a b", "not there yet"),
+            ("-q a b", "-q"),
+            ("--frob a b", "--frob"),
+            ("--raw=1 a b", "takes no value"),
+        ] {
+            let message = parse(words(line)).unwrap_err();
+            assert!(message.contains(want), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_never_overwritten_unasked_nor_half_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("dump");
+        let incomplete = dir.path().join("dump-incomplete");
+        let refused = |force| Output::create(&path, force).err();
+
+        let mut out = Output::create(&path, false).unwrap();
+        out.write_at(FileOffset::new(2), b"xy").unwrap();
+        assert!(!path.exists() && incomplete.exists());
+        assert!(refused(false).unwrap().contains("dump-incomplete exists"));
+        out.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"\0\0xy");
+        assert!(!incomplete.exists());
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
+
+        assert!(refused(false).unwrap().contains("-f"));
+        let out = Output::create(&path, true).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"\0\0xy", "the old one stays until the new one is whole");
+        out.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"");
+        // Somebody else's file that came meanwhile.
+        std::fs::remove_file(&path).unwrap();
+        let out = Output::create(&path, false).unwrap();
+        std::fs::write(&path, b"theirs").unwrap();
+        assert!(out.publish().unwrap_err().contains("is complete, but"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+        // A link is not followed.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&incomplete).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &incomplete).unwrap();
+        assert!(refused(false).is_some());
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+        assert!(refused(true).unwrap().contains("not a file"));
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn the_table_names_what_is_there() {
+        let report = DumpReport {
+            file: "dump".into(),
+            format: Format::Kdump,
+            level: 31,
+            level_applied: 1,
+            compression: Compression::DEFAULT,
+            bytes: 4096,
+            pages: Account { present: 1024, kept: 512, zero: 512, ..Account::default() },
+            page_size: 4096,
+            scan_ms: 1,
+            write_ms: 2,
+            complete: true,
+        };
+        let text = table(&report);
+        assert!(text.contains("dropped: zero") && !text.contains("dropped: free"), "{text}");
+        assert!(text.contains("level 1 (of 31 asked for)"), "{text}");
+        let problem = |times| Problem { code: Code::PAGE_UNREADABLE, message: "m".into(), times };
+        assert_eq!(problem_lines(&[problem(2), problem(1)]), "3 problems; the first: m\n");
+        assert_eq!(problem_lines(&[]), "");
+    }
+}

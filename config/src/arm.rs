@@ -3,7 +3,6 @@
 //! A failed step leaves the crash kernel that is loaded as it is: it is better than none.
 
 use crate::cmdline::{self, Cmdline, CmdlineError, Facts};
-use crate::kernel_image::sha256;
 use crate::kexec::{self, KexecError, KexecState};
 use crate::resolve::{ResolveError, Resolved, resolve};
 use crate::settings::Settings;
@@ -180,11 +179,9 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
     let path = store(&prepared.image, root)?;
     let kernel = &prepared.resolved.kernel;
     let kernel_file = File::open(&kernel.real).map_err(file("open", &kernel.path))?;
-    let now = fs::read(&kernel.real).map_err(file("read", &kernel.path))?;
-    if sha256(&now) != kernel.sha256 {
+    if !kernel.is(&kernel_file).map_err(file("look at", &kernel.path))? {
         return Err(ArmError::KernelChanged(kernel.path.clone()));
     }
-    drop(now);
     let image_file = File::open(&path).map_err(file("open", &path))?;
     kexec::load(&kernel_file, &image_file, &text, &kexec)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());

@@ -2,7 +2,9 @@
 
 use initramfs::root::Root;
 use sha2::{Digest, Sha256};
+use std::fs::{File, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 /// No kernel file is larger; what is, is not one.
@@ -21,6 +23,8 @@ pub struct KernelImage {
     pub init_size: Option<u64>,
     /// Lower-case hexadecimal SHA-256 of the file.
     pub sha256: String,
+    /// Which file it was: device, inode, size, and time of its last change in nanoseconds since 1970.
+    identity: [i128; 4],
 }
 
 /// Why there is no crash kernel.
@@ -81,7 +85,8 @@ impl KernelImage {
         for path in &candidates {
             let Some(real) = root.real(path)? else { continue };
             let read = |source| KernelImageError::Read { path: path.clone(), source };
-            let size = std::fs::metadata(&real).map_err(read)?.len();
+            let meta = std::fs::metadata(&real).map_err(read)?;
+            let size = meta.len();
             if size > MAX_KERNEL {
                 return Err(KernelImageError::TooLarge { path: path.clone(), size });
             }
@@ -106,6 +111,7 @@ impl KernelImage {
                 release,
                 init_size: header.and_then(|h| h.init_size),
                 sha256: sha256(&bytes),
+                identity: identity(&meta),
             });
         }
         let looked: Vec<String> = candidates.iter().map(|c| c.display().to_string()).collect();
@@ -113,8 +119,20 @@ impl KernelImage {
     }
 }
 
+impl KernelImage {
+    /// Whether `file` is still the file that was looked at. Packages replace files, which changes the inode.
+    pub fn is(&self, file: &File) -> io::Result<bool> {
+        Ok(identity(&file.metadata()?) == self.identity)
+    }
+}
+
+fn identity(meta: &Metadata) -> [i128; 4] {
+    let changed = i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec());
+    [meta.dev().into(), meta.ino().into(), meta.len().into(), changed]
+}
+
 /// Lower-case hexadecimal SHA-256.
-pub fn sha256(bytes: &[u8]) -> String {
+fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -183,6 +201,15 @@ mod tests {
         );
         assert_eq!(find(Some("/boot/vmlinuz-6.1")).unwrap().release, "6.2");
         std::fs::write(dir.path().join("boot/vmlinuz-6.1"), kernel("6.1 x\0")).unwrap();
-        assert_eq!(find(None).unwrap().init_size, Some(0x123_4000));
+        let found = find(None).unwrap();
+        assert_eq!(found.init_size, Some(0x123_4000));
+        let path = dir.path().join("boot/vmlinuz-6.1");
+        assert!(found.is(&File::open(&path).unwrap()).unwrap());
+        std::fs::copy(&path, dir.path().join("new")).unwrap();
+        std::fs::rename(dir.path().join("new"), &path).unwrap();
+        assert!(
+            !found.is(&File::open(&path).unwrap()).unwrap(),
+            "the same bytes in another file are another file"
+        );
     }
 }

@@ -91,7 +91,15 @@ impl KexecState {
             loaded: number("/sys/kernel/kexec_crash_loaded")? == Some(1),
             disabled: number("/proc/sys/kernel/kexec_load_disabled")? == Some(1),
             limit: number("/proc/sys/kernel/kexec_load_limit_panic")?,
-            lockdown: root.read_line("/sys/kernel/security/lockdown")?.as_deref().and_then(bracketed),
+            // Where securityfs is not mounted the command line still tells, though not what Secure Boot did.
+            lockdown: match root.read_line("/sys/kernel/security/lockdown")? {
+                Some(modes) => bracketed(&modes),
+                None => cmdline
+                    .split_whitespace()
+                    .rev()
+                    .find_map(|a| a.strip_prefix("lockdown="))
+                    .map(str::to_owned),
+            },
             asked,
             has_sysfs: root.exists("/sys/kernel")?,
         })
@@ -143,8 +151,8 @@ impl KexecState {
                 "use a kernel file that is signed, or a kernel built with CONFIG_KEXEC_SIG; else turn Secure Boot off",
             ),
             Errno::EPERM => (
-                "no CAP_SYS_BOOT, or kexec is disabled".to_owned(),
-                "be root outside a container, and see sysctl kernel.kexec_load_disabled",
+                "no CAP_SYS_BOOT, or the kernel is locked down".to_owned(),
+                "be root outside a container; mount securityfs and see /sys/kernel/security/lockdown, under which only signed kernels are loaded",
             ),
             Errno::EBUSY => (
                 "another program is loading a kernel, or a kexec is under way".to_owned(),
@@ -257,6 +265,17 @@ mod tests {
         assert_eq!(crash_ranges(iomem), [0x2f00_0000..0x3700_0000, 0x2_3a00_0000..0x2_3f00_0000]);
         assert_eq!(bracketed("none [integrity] confidentiality").as_deref(), Some("integrity"));
         assert_eq!(bracketed("none"), None);
+    }
+
+    #[test]
+    fn lockdown_is_known_without_securityfs() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+        std::fs::write(dir.path().join("proc/cmdline"), "lockdown=integrity quiet\n").unwrap();
+        let state = KexecState::read(&Root::new(dir.path())).unwrap();
+        assert_eq!(state.lockdown.as_deref(), Some("integrity"));
+        let said = state.explain(Errno::EPERM).to_string();
+        assert!(said.contains("lockdown is integrity"), "{said}");
     }
 
     #[test]

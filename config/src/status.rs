@@ -103,7 +103,7 @@ fn judge(
     if let Err(e) = kexec.check_reservation() {
         lower(Readiness::NotReady, e.to_string());
     } else if !kexec.loaded {
-        lower(Readiness::NotReady, "no crash kernel is loaded: run `vmcorectl arm`".to_owned());
+        lower(Readiness::NotReady, "a crash kernel is not loaded: run `vmcorectl arm`".to_owned());
         // Why arming will not help either.
         if let Err(e) = kexec.check_load(0) {
             lower(Readiness::NotReady, e.to_string());
@@ -220,7 +220,7 @@ mod tests {
             (&good, ours(), Some(&broken), Readiness::Degraded, "no target"),
             (&good, None, None, Readiness::Degraded, "not by vmcored"),
             (&idle, None, None, Readiness::NotReady, "run `vmcorectl arm`"),
-            (&idle, ours(), None, Readiness::NotReady, "no crash kernel is loaded"),
+            (&idle, ours(), None, Readiness::NotReady, "a crash kernel is not loaded"),
             (&shut, None, None, Readiness::NotReady, "kexec_load_disabled"),
             (&none, None, None, Readiness::NotReady, "no memory is reserved"),
         ];

@@ -103,6 +103,8 @@ fn an_image_can_be_built_and_looked_into() {
     let (code, listed) = run(&["image", "ls", image]);
     assert_eq!(code, 0, "{listed}");
     assert!(listed.contains("-0755       120 /init\n") && listed.contains(" /plan.json\n"), "{listed}");
+    let (code, summary) = run(&["image", "ls", "--summary", image]);
+    assert!(code == 0 && summary.starts_with("packed ") && summary.contains(" entries\n"), "{summary}");
     let (code, plan) = run(&["image", "cat", "/plan.json", image]);
     assert_eq!(code, 0);
     let plan: collector::plan::Plan = serde_json::from_str(&plan).unwrap();

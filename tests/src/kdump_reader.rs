@@ -585,7 +585,7 @@ mod tests {
             ("before", 4096 * 4 + 1, &[1]),
             ("missing from a complete dump", 4096 * 4, &[0; 8]),
             ("reach past the file", 4096 * 4 + 3, &[1]),
-            ("overlap", 4096 * 4, &[0x40]),
+            ("overlap", 4096 * 4, &[0x40, 0x40]),
             ("is not the note", 4096 + 32, &[0xa0]),
         ];
         for (want, at, bytes) in cases {

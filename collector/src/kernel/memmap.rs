@@ -143,7 +143,9 @@ fn sparse(
     let offset = info
         .offset("mem_section.section_mem_map")
         .ok_or_else(|| key("OFFSET(mem_section.section_mem_map)"))?;
-    let bits = info.number("SECTION_SIZE_BITS").ok_or_else(|| key("NUMBER(SECTION_SIZE_BITS)"))?;
+    // Since Linux commit 4f5aecdff25f ("crash_core, vmcoreinfo: append 'SECTION_SIZE_BITS' to vmcoreinfo") (in v5.13).
+    let bits = info.number("SECTION_SIZE_BITS").or_else(|| kernel.section_size_bits().map(i64::from));
+    let bits = bits.ok_or_else(|| key("NUMBER(SECTION_SIZE_BITS)"))?;
     let page = vmcore.page_size();
     let shift = u32::try_from(bits).ok().filter(|b| (MIN_SECTION_BITS.max(page.shift())..48).contains(b));
     let shift = shift.ok_or_else(|| Missing(format!("NUMBER(SECTION_SIZE_BITS) is {bits}")))?;
@@ -231,6 +233,7 @@ impl Kept {
 fn is_extreme(kernel: &Kernel<'_>, shift: u32, per_root: u64) -> bool {
     let info = kernel.vmcore().info();
     let bits = info.number("MAX_PHYSMEM_BITS").and_then(|b| u32::try_from(b).ok());
+    let bits = bits.or_else(|| kernel.max_physmem_bits());
     match (
         info.length("mem_section"),
         bits.and_then(|b| b.checked_sub(shift)).and_then(|b| 1_u64.checked_shl(b)),

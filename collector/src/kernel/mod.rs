@@ -92,6 +92,14 @@ impl<'a> Kernel<'a> {
     pub(crate) fn hugetlb_orders(&self) -> &[u32] {
         self.walker.as_ref().map_or(&[], |w| w.arch().hugetlb_orders())
     }
+    /// SECTION_SIZE_BITS where VMCOREINFO does not tell.
+    pub(crate) fn section_size_bits(&self) -> Option<u32> {
+        self.walker.as_ref()?.arch().section_size_bits()
+    }
+    /// MAX_PHYSMEM_BITS where VMCOREINFO does not tell.
+    pub(crate) fn max_physmem_bits(&self) -> Option<u32> {
+        self.walker.as_ref()?.arch().max_physmem_bits()
+    }
     /// Whether virtual addresses can be translated at all.
     pub(crate) fn has_tables(&self) -> bool {
         self.walker.is_some()

@@ -152,6 +152,21 @@ fn finds_mem_map_in_every_memory_model() {
         ),
         (format!("{SPARSE}LENGTH(mem_section)=64\n"), wild, None),
         (String::new(), flat, None),
+        // Kernels before v5.8 tell neither number: 128 MiB sections and 46 bits on x86-64.
+        (
+            "SYMBOL(mem_section)=ffffffff80000000\nSIZE(mem_section)=16\nLENGTH(mem_section)=2048\n\
+             OFFSET(mem_section.section_mem_map)=0\n"
+                .to_owned(),
+            extreme,
+            Some(vec![stretch(5, 1500, base), stretch(2048, 2060, base)]),
+        ),
+        (
+            "SYMBOL(mem_section)=ffffffff80000000\nSIZE(mem_section)=16\nLENGTH(mem_section)=524288\n\
+             OFFSET(mem_section.section_mem_map)=0\n"
+                .to_owned(),
+            plain,
+            Some(vec![stretch(5, 1500, base), stretch(2048, 2060, base)]),
+        ),
         (SPARSE.replace("=22", "=3"), extreme, None),
         (SPARSE.replace("SIZE(mem_section)=16", "SIZE(mem_section)=0"), extreme, None),
         (SPARSE.replace("mem_map)=0", "mem_map)=18446744073709551615"), extreme, None),

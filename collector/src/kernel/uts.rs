@@ -27,7 +27,9 @@ pub(super) fn read(kernel: &Kernel<'_>, problems: &mut Problems) -> [[u8; FIELD]
 fn fill(kernel: &Kernel<'_>, bytes: &mut [u8]) -> Result<(), String> {
     let info = kernel.vmcore().info();
     let base = info.symbol("init_uts_ns").ok_or("VMCOREINFO has no key SYMBOL(init_uts_ns)")?;
-    let skip = info.offset("uts_namespace.name").ok_or("VMCOREINFO has no key OFFSET(uts_namespace.name)")?;
+    // Exported since Linux commit ca4a9241cc5e ("kdump: append uts_namespace.name offset to VMCOREINFO") (in v5.11),
+    // which moved it; until then a 4-byte reference count was before it.
+    let skip = info.offset("uts_namespace.name").unwrap_or(4);
     let at = base.checked_add(skip).ok_or_else(|| format!("init_uts_ns at {base} cannot be"))?;
     kernel.read_virt(at, bytes).map_err(|e| format!("cannot read init_uts_ns: {e}"))
 }

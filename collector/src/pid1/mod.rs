@@ -15,6 +15,8 @@ mod modules;
 mod mounts;
 mod report;
 mod story;
+#[cfg(test)]
+mod testing;
 
 #[cfg(feature = "faults")]
 pub(crate) use mounts::argument;
@@ -214,4 +216,40 @@ fn image() -> Option<String> {
 
 fn secs(limit: u64) -> Duration {
     Duration::from_secs(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_that_are_refused() {
+        let good = serde_json::to_value(testing::plan(&["vmcore"])).unwrap();
+        let with = |key: &str, value: serde_json::Value| {
+            let mut plan = good.clone();
+            plan[key] = value;
+            plan.to_string()
+        };
+        let dump = |file: &str| {
+            let mut plan = good.clone();
+            plan["dumps"][0]["file"] = file.into();
+            plan.to_string()
+        };
+        assert_eq!(parse_plan(good.to_string().as_bytes()), Ok(testing::plan(&["vmcore"])));
+        for (text, why) in [
+            (String::new(), "damaged: EOF"),
+            ("{}".to_owned(), "damaged: missing field `version`"),
+            (with("version", 2.into()), "has version 2; this collector knows version 1"),
+            (with("version", 2.into()).replace("host", "hostess"), "has version 2"),
+            (with("surprise", 1.into()), "unknown field `surprise`"),
+            (with("on_failure", "panic".into()), "unknown variant `panic`"),
+            (dump("../vmcore"), "cannot be the name"),
+            (dump(""), "cannot be the name"),
+            (dump(".."), "cannot be the name"),
+            (dump("vmcore-incomplete"), "cannot be the name"),
+        ] {
+            let error = parse_plan(text.as_bytes()).unwrap_err();
+            assert!(error.contains(why) && error.starts_with(PLAN_PATH), "{text}: {error}");
+        }
+    }
 }

@@ -250,3 +250,135 @@ pub fn is_whole(report: &DumpReport) -> bool {
 fn seconds(ms: u64) -> String {
     if ms < 1000 { format!("0.{:02}", ms / 10) } else { format!("{}.{}", ms / 1000, ms % 1000 / 100) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pid1::report::Step;
+    use crate::pid1::testing::{plan, report};
+    use std::time::Duration;
+
+    fn ended(ending: Ending) -> Ended {
+        Ended { ending, peak_kib: Some(1234) }
+    }
+
+    fn progress(bytes: u64) -> Report {
+        let step =
+            Step { what: "writing vmcore".to_owned(), done: 1, total: 2, bytes, available_kib: Some(bytes) };
+        Report::Progress(step)
+    }
+
+    fn told(reports: &[Report]) -> Story {
+        let mut story = Story::default();
+        for report in reports {
+            story.hear(report.clone());
+        }
+        story
+    }
+
+    #[test]
+    fn outcomes() {
+        let plan = plan(&["vmcore", "vmcore.raw"]);
+        let whole = |file| Report::Dump(Box::new(report(file, 100)));
+        let part = |bytes| Report::Dump(Box::new(report("vmcore-incomplete", bytes)));
+        let killed = || ended(Ending::Signal(9));
+        let done = || ended(Ending::Done);
+        let failed = || ended(Ending::Failed);
+        for (name, reports, end, outcome) in [
+            ("died at once", vec![], killed(), Outcome::Nothing),
+            ("only the log", vec![Report::LogSaved], killed(), Outcome::DmesgOnly),
+            ("died before a byte", vec![Report::LogSaved, Report::Dumping(0)], killed(), Outcome::DmesgOnly),
+            (
+                "died in the dump",
+                vec![Report::LogSaved, Report::Dumping(0), progress(9)],
+                killed(),
+                Outcome::Partial,
+            ),
+            ("full", vec![Report::LogSaved, Report::Dumping(0), part(50)], failed(), Outcome::Partial),
+            (
+                "full at once",
+                vec![Report::LogSaved, Report::Dumping(0), part(0)],
+                failed(),
+                Outcome::DmesgOnly,
+            ),
+            ("no log, half a dump", vec![Report::Dumping(0), progress(9)], killed(), Outcome::Partial),
+            (
+                "one of two",
+                vec![whole("vmcore"), Report::Dumping(1), progress(9)],
+                killed(),
+                Outcome::Partial,
+            ),
+            ("one of two, and no more", vec![whole("vmcore")], done(), Outcome::Partial),
+            ("both", vec![Report::LogSaved, whole("vmcore"), whole("vmcore.raw")], done(), Outcome::Complete),
+            ("both, without the log", vec![whole("vmcore"), whole("vmcore.raw")], done(), Outcome::Complete),
+            ("both, and died then", vec![whole("vmcore"), whole("vmcore.raw")], killed(), Outcome::Complete),
+        ] {
+            let mut story = told(&reports);
+            story.engine_ended(&end, &plan);
+            assert_eq!(story.outcome(&plan), outcome, "{name}");
+            let unnamed = outcome.min(Outcome::Partial);
+            assert_eq!(story.outcome_on_disk(&plan), unnamed, "{name}, not named");
+            story.hear(Report::Named);
+            assert_eq!(story.outcome_on_disk(&plan), outcome, "{name}, named");
+        }
+    }
+
+    #[test]
+    fn a_killed_engine_leaves_its_stage_its_dump_and_its_reason() {
+        let plan = plan(&["vmcore"]);
+        let mut story = told(&[
+            Report::Begin(Stage::Dmesg),
+            Report::End(None),
+            Report::Begin(Stage::Dump),
+            Report::Dumping(0),
+            progress(4096),
+            progress(2048),
+        ]);
+        story.engine_ended(&ended(Ending::Signal(9)), &plan);
+        let manifest = story.manifest(&plan, Some("abc".to_owned()), Some(80_000));
+        let why = "the engine was killed by SIGKILL";
+        assert_eq!(manifest.stages.len(), 2);
+        assert_eq!(manifest.stages[0].failure, None);
+        assert_eq!(manifest.stages[1].failure.as_deref(), Some(why));
+        assert_eq!(manifest.problems[0].code, Code::ENGINE_KILLED);
+        assert_eq!((manifest.dumps[0].file.as_str(), manifest.dumps[0].bytes), ("vmcore-incomplete", 4096));
+        assert!(!manifest.dumps[0].complete);
+        assert_eq!(manifest.engine_peak_kib, Some(1234));
+        assert_eq!(manifest.mem_available_min_kib, Some(2048));
+        assert_eq!((manifest.outcome, story.failure()), (Outcome::Partial, Some(why)));
+    }
+
+    #[test]
+    fn what_was_being_done_when_time_was_up() {
+        let mut story =
+            told(&[Report::Begin(Stage::Modules), Report::Doing("loading module foo".to_owned())]);
+        let over = Ending::Deadline { after: Duration::from_secs(60), stalled: false, abandoned: true };
+        story.child_ended("loading modules", &ended(over));
+        let failure = story.failure().unwrap();
+        assert!(failure.ends_with("was abandoned while loading module foo"), "{failure}");
+    }
+
+    #[test]
+    fn the_first_failure_is_the_reason() {
+        let mut story = told(&[Report::Begin(Stage::Devices), Report::Failed("no disk".to_owned())]);
+        story.target_failed(Code::DEVICE_MISSING, "finding the target", &ended(Ending::Failed));
+        story.problem(Code::DEADLINE, "later".to_owned());
+        story.begin(Stage::Finish);
+        story.child_ended("finishing", &ended(Ending::Signal(9)));
+        assert_eq!(story.failure(), Some("no disk"));
+        assert_eq!(story.manifest(&plan(&[]), None, None).problems[0].code, Code::DEVICE_MISSING);
+    }
+
+    #[test]
+    fn problems_are_bounded_and_counted_once() {
+        let mut story = Story::default();
+        for n in 0..1000 {
+            for times in [1, 5, 3] {
+                story.hear(Report::Problem(Problem { code: Code(101), message: n.to_string(), times }));
+            }
+        }
+        let problems = story.manifest(&plan(&[]), None, None).problems;
+        assert_eq!(problems.len(), PROBLEMS);
+        assert!(problems.iter().all(|p| p.times == 5));
+    }
+}

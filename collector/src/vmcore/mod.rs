@@ -2,7 +2,7 @@
 //!
 //! What it is: ELF64 of either byte order, as /proc/vmcore, `cp`, QEMU and makedumpfile -E write it, read through
 //! [`ReadAt`]. What it is not: it knows no virtual address and nothing of the kernel but VMCOREINFO's page size.
-//! Data flow: headers ([`elf`]) → segments, notes ([`notes`]) → extents, the sorted list by which memory is found.
+//! Data flow: headers (`elf`) → segments, notes (`notes`) → extents, the sorted list by which memory is found.
 
 mod elf;
 mod endian;

@@ -6,8 +6,9 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use collector::plan::Target;
 use config::arm::{self, Outcome, Prepared};
+use config::kexec::{KexecError, KexecState};
 use config::settings::{self, SETTINGS_PATH, Settings};
-use config::{kexec::KexecState, resolve, status};
+use config::{resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
 use std::fs::OpenOptions;
@@ -71,6 +72,9 @@ enum ImageCommand {
     },
     /// List what is in an image
     Ls {
+        /// Only sizes in all
+        #[arg(long)]
+        summary: bool,
         /// The image [default: the one loaded]
         file: Option<PathBuf>,
     },
@@ -122,9 +126,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                     "arm --root works only with --explain: a crash kernel is loaded into the running system"
                 );
             }
-            // The obstacles that no settings can remove come first.
-            KexecState::read(&root)?.check_load(nix::unistd::geteuid().as_raw())?;
-            let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
+            let prepared = prepare_to_load(cli, &root)?;
             warn(&prepared.warnings);
             let outcome = arm::arm(&prepared, &root, *force)?;
             let (release, id) = (&prepared.resolved.kernel.release, &prepared.image.id);
@@ -164,7 +166,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 .with_context(|| format!("cannot write {}", output.display()))?;
             println!("{}  {}", prepared.image.id, output.display());
         }
-        Command::Image(ImageCommand::Ls { file }) => list(&read_image(file.as_deref(), &root)?)?,
+        Command::Image(ImageCommand::Ls { summary, file }) => {
+            list(&read_image(file.as_deref(), &root)?, *summary)?;
+        }
         Command::Image(ImageCommand::Cat { path, file }) => {
             let wanted = path.trim_start_matches('/');
             let entries = image::entries(&read_image(file.as_deref(), &root)?)?;
@@ -183,6 +187,24 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Everything up to loading. Where both the kernel and the settings stand in the way, both are told: the first may take
+/// a reboot to remove, and nobody wants to meet the second after it.
+fn prepare_to_load(cli: &Cli, root: &Root) -> anyhow::Result<Prepared> {
+    let obstacle = KexecState::read(root)?.check_load(nix::unistd::geteuid().as_raw());
+    if let Err(e @ KexecError::NotRoot(_)) = obstacle {
+        return Err(e.into());
+    }
+    let prepared = read_settings(cli, root).and_then(|settings| Ok(arm::prepare(&settings, root)?));
+    match (obstacle, prepared) {
+        (Ok(_), prepared) => prepared,
+        (Err(obstacle), Ok(_)) => Err(obstacle.into()),
+        (Err(obstacle), Err(e)) => {
+            eprintln!("vmcorectl: {obstacle}");
+            Err(e)
+        }
+    }
 }
 
 /// A file that is named is a file of this system; the usual one is looked for below the root.
@@ -210,9 +232,16 @@ fn read_image(file: Option<&Path>, root: &Root) -> anyhow::Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn list(packed: &[u8]) -> anyhow::Result<()> {
+fn list(packed: &[u8], summary: bool) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    for entry in image::entries(packed)? {
+    let entries = image::entries(packed)?;
+    if summary {
+        let unpacked: usize = entries.iter().map(|e| e.data.len()).sum();
+        writeln!(out, "packed       {} bytes", packed.len())?;
+        writeln!(out, "unpacked     {unpacked} bytes in {} entries", entries.len())?;
+        return Ok(());
+    }
+    for entry in entries {
         let kind = match entry.kind {
             Kind::File => '-',
             Kind::Directory => 'd',

@@ -265,6 +265,7 @@ export PATH=/bin:/usr/bin:/sbin
 /bin/busybox mkdir -p /sbin /proc /sys /dev
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run
+mount -t securityfs security /sys/kernel/security
 # One line a message of the script, and none of the kernel's chatter in between, but all of it in the log.
 echo 4 > /proc/sys/kernel/printk
 ln -sf /bin/sh /sbin/sh

@@ -123,7 +123,7 @@ pub fn run(bench: &Bench<'_>, scenarios: &[&Scenario], at_once: usize) -> Tally 
                 }
                 Err(why) => {
                     tally.failed += 1;
-                    println!("vm {} ... FAILED ({took:.1} s)\n{why:?}\n", scenario.name);
+                    println!("vm {} ... FAILED ({took:.1} s)\n{why:#}\n", scenario.name);
                 }
             }
         }

@@ -88,7 +88,7 @@ fn capture(
     if populate {
         POPULATE.clone_into(&mut crash.before);
     }
-    "section image vmcorectl image ls --summary".clone_into(&mut crash.after);
+    "section image sh -c 'vmcorectl arm --explain | grep ^image'".clone_into(&mut crash.after);
     let Ok(crashed) = crash.run(bench) else { return Ok(None) };
     let complete = crashed.dump().ok().filter(|dump| dump.manifest.outcome == Outcome::Complete);
     Ok(complete.map(|dump| (crashed, dump)))

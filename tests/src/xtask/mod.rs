@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
     match dispatch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            eprintln!("xtask: {why:?}");
+            eprintln!("xtask: {why:#}");
             ExitCode::FAILURE
         }
     }

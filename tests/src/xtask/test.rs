@@ -33,7 +33,7 @@ fn timed(name: &str, part: impl FnOnce() -> Result<Tally>) -> Tally {
     println!("== {name}");
     let start = Instant::now();
     let tally = part().unwrap_or_else(|why| {
-        println!("{name} FAILED: {why:?}");
+        println!("{name} FAILED: {why:#}");
         Tally { failed: 1, ..Tally::default() }
     });
     println!("== {name}: {tally} ({:.1} s)", start.elapsed().as_secs_f64());

@@ -17,7 +17,9 @@ fn phdr(kind: u32, offset: usize, vaddr: u64, paddr: u64, filesz: usize, memsz: 
 /// A vmcore by hand: memory that starts and ends within a page, and the kernel's text once more in a segment of its own.
 fn vmcore(memory: &[u8], start: u64) -> Vec<u8> {
     let info = b"OSRELEASE=6.1\nPAGESIZE=4096\n";
-    let mut note = [11_u32.to_le_bytes(), (info.len() as u32).to_le_bytes(), 0_u32.to_le_bytes()].concat();
+    let mut note =
+        [11_u32.to_le_bytes(), u32::try_from(info.len()).unwrap().to_le_bytes(), 0_u32.to_le_bytes()]
+            .concat();
     note.extend_from_slice(b"VMCOREINFO\0\0");
     note.extend_from_slice(info);
     let notes_at = 64 + 3 * 56;
@@ -62,7 +64,8 @@ fn segments_are_cut_at_long_stretches_only() {
         data_end: data_end * p,
         end: end * p,
     };
-    let table: &[(&str, &[(u64, u64)], Vec<Piece>)] = &[
+    type Case<'a> = (&'a str, &'a [(u64, u64)], Vec<Piece>);
+    let table: &[Case<'_>] = &[
         ("nothing kept", &[], vec![piece(0, 0, 1000)]),
         ("all kept", &[(0, 1000)], vec![piece(0, 1000, 1000)]),
         ("a short gap", &[(0, 10), (265, 300)], vec![piece(0, 300, 1000)]),

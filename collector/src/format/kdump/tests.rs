@@ -57,7 +57,7 @@ impl Kind {
             Self::Zero => {}
             Self::Almost(at) => page[usize::from(*at) % len] = 1,
             Self::Text(seed) => {
-                page.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 50).to_le_bytes()[0] ^ seed)
+                page.iter_mut().enumerate().for_each(|(i, b)| *b = (i / 50).to_le_bytes()[0] ^ seed);
             }
             Self::Noise(seed) => {
                 let mut x = seed | 1;

@@ -18,6 +18,10 @@ pub(crate) trait Arch: Send + Sync {
     fn phys_base(&self) -> u64;
     /// The orders that a hugetlb page can have.
     fn hugetlb_orders(&self) -> &[u32];
+    /// SECTION_SIZE_BITS of kernels that do not export it.
+    fn section_size_bits(&self) -> Option<u32>;
+    /// MAX_PHYSMEM_BITS of kernels that do not export it.
+    fn max_physmem_bits(&self) -> Option<u32>;
 }
 
 /// Page tables: a radix tree of virtual addresses.

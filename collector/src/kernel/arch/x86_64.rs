@@ -92,4 +92,10 @@ impl Arch for X86_64 {
     fn hugetlb_orders(&self) -> &[u32] {
         &[9, 18]
     }
+    fn section_size_bits(&self) -> Option<u32> {
+        Some(27) // arch/x86/include/asm/sparsemem.h, since there is x86-64
+    }
+    fn max_physmem_bits(&self) -> Option<u32> {
+        Some(if self.tables.levels.len() == LEVELS.len() { 52 } else { 46 })
+    }
 }

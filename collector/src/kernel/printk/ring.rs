@@ -116,12 +116,14 @@ impl Ring {
         if begin & 1 == 1 && next & 1 == 1 {
             return None; // A record without text, or whose text is already overwritten.
         }
-        let turn = |lpos: u64| lpos / self.size;
+        // Positions start one ring below zero and wrap where a long does, which is also where a turn begins.
+        let mask = if self.long == 4 { u64::from(u32::MAX) } else { u64::MAX };
+        let turn = |lpos: u64| (lpos & mask) / self.size;
         // The last byte's turn, not the end's: a block may end exactly where the ring does.
-        let last = next.checked_sub(1)?;
+        let last = next.wrapping_sub(1) & mask;
         let (start, end) = if turn(begin) == turn(last) {
-            (begin % self.size, begin % self.size + next.checked_sub(begin)?)
-        } else if turn(begin).checked_add(1) == Some(turn(last)) {
+            (begin % self.size, last % self.size + 1)
+        } else if turn(begin.wrapping_add(self.size)) == turn(last) {
             (0, last % self.size + 1)
         } else {
             return None;

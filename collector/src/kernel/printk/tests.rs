@@ -125,7 +125,7 @@ impl Ring {
         let size = 1_u64 << self.size_bits;
         let block = 8 + (text.len() as u64).next_multiple_of(8);
         let begin = self.lpos;
-        let mut next = begin + block;
+        let mut next = begin.wrapping_add(block);
         let mut at = begin % size;
         if begin / size != next / size {
             next = (next / size) * size + block;
@@ -169,8 +169,15 @@ fn the_ring_is_read_in_order_and_only_what_is_committed() {
 }
 
 #[test]
-fn a_ring_that_has_turned_many_times() {
-    let mut ring = Ring::new(4, 9, 1000, 512 * 77);
+fn a_ring_that_turns_many_times() {
+    // A kernel's first position is one ring below zero: BLK0_LPOS of printk_ringbuffer.h.
+    for first_lpos in [512 * 77, 512_u64.wrapping_neg()] {
+        turn_a_ring(first_lpos);
+    }
+}
+
+fn turn_a_ring(first_lpos: u64) {
+    let mut ring = Ring::new(4, 9, 1000, first_lpos);
     let mut all = Vec::new();
     for n in 0..200_u64 {
         let text = format!("line {n} {}", "x".repeat(usize::try_from(n % 40).unwrap()));

@@ -1,0 +1,89 @@
+//! A vmcore and a sink in memory, and the engine between them.
+
+use collector::addr::FileOffset;
+use collector::engine::Engine;
+use collector::format::DumpSink;
+use collector::manifest::DumpReport;
+use collector::plan::{Compression, DumpSpec, Format};
+use collector::problem::Problem;
+use collector::progress::Silent;
+use collector::vmcore::{ReadAt, Window};
+use std::io;
+use vmcored_tests::synth::Core;
+
+/// A vmcore in memory.
+pub struct Bytes<'a> {
+    /// The file.
+    pub bytes: &'a [u8],
+    /// Largest window that it lends.
+    pub window: usize,
+}
+
+impl<'a> Bytes<'a> {
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, window: 1 << 20 }
+    }
+
+    fn slice(&self, at: FileOffset, len: usize) -> io::Result<&'a [u8]> {
+        let from = usize::try_from(at.get()).map_err(io::Error::other)?;
+        let slice = from.checked_add(len).and_then(|end| self.bytes.get(from..end));
+        slice.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+impl ReadAt for Bytes<'_> {
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+    fn read_at(&self, at: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        buf.copy_from_slice(self.slice(at, buf.len())?);
+        Ok(())
+    }
+    fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>> {
+        Ok(Box::new(self.slice(at, len)?))
+    }
+    fn window_len(&self) -> usize {
+        self.window
+    }
+}
+
+/// A dump in memory.
+#[derive(Default)]
+pub struct Sink {
+    pub bytes: Vec<u8>,
+    pub finished: bool,
+}
+
+/// More than any dump of a synthetic machine: an engine that writes past it is broken.
+const SINK_LIMIT: usize = 256 << 20;
+
+impl DumpSink for Sink {
+    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+        let from = usize::try_from(at.get()).map_err(io::Error::other)?;
+        let end = from.checked_add(bytes.len()).filter(|end| *end <= SINK_LIMIT);
+        let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::StorageFull, "past the sink's limit"))?;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[from..end].copy_from_slice(bytes);
+        Ok(())
+    }
+    fn finish(&mut self) -> io::Result<()> {
+        self.finished = true;
+        Ok(())
+    }
+}
+
+pub fn dump_spec(level: u8, format: Format, compression: Compression) -> DumpSpec {
+    DumpSpec { file: "vmcore".to_owned(), level, format, compression }
+}
+
+/// Dumps; must succeed.
+pub fn dump(core: &Core, spec: &DumpSpec) -> (Vec<u8>, DumpReport, Vec<Problem>) {
+    let source = Bytes::new(&core.file);
+    let mut engine = Engine::open(&source).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+    let mut sink = Sink::default();
+    let report = engine.dump(spec, &mut sink, &Silent).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+    assert!(sink.finished, "{spec:?}: the sink was not finished");
+    (sink.bytes, report, engine.problems.list().to_vec())
+}
