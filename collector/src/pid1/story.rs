@@ -359,6 +359,20 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_no_kill() {
+        for (ending, code) in [
+            (Ending::Signal(6), Code::ENGINE_FAILED),
+            (Ending::Status(101), Code::ENGINE_FAILED),
+            (Ending::Signal(9), Code::ENGINE_KILLED),
+            (Ending::Signal(11), Code::ENGINE_KILLED),
+        ] {
+            let mut story = Story::default();
+            story.child_ended("the engine", &ended(ending.clone()));
+            assert_eq!(story.manifest(&plan(&[]), None, None).problems[0].code, code, "{ending:?}");
+        }
+    }
+
+    #[test]
     fn the_first_failure_is_the_reason() {
         let mut story = told(&[Report::Begin(Stage::Devices), Report::Failed("no disk".to_owned())]);
         story.target_failed(Code::DEVICE_MISSING, "finding the target", &ended(Ending::Failed));
