@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The kernel refuses longer records (LOG_LINE_MAX, 1024 less the prefix).
 const LONGEST: usize = 900;
@@ -19,9 +20,11 @@ const CONSOLE_LEVEL: u8 = 6;
 struct Kmsg {
     /// Opened at the first record: /dev may not be there before.
     file: OnceLock<File>,
+    /// The kernel throws records away.
+    thrown_away: AtomicBool,
 }
 
-static KMSG: Kmsg = Kmsg { file: OnceLock::new() };
+static KMSG: Kmsg = Kmsg { file: OnceLock::new(), thrown_away: AtomicBool::new(false) };
 
 /// Makes this the process's log. Works, on the console alone, even before there is a /dev.
 pub fn install() {
@@ -33,10 +36,14 @@ pub fn install() {
 /// Makes sure that records are neither rate-limited nor hidden. To be called when /proc is there.
 pub fn unmute() {
     // Since Linux commit 750afe7babd1 ("printk: add kernel parameter to control writes to /dev/kmsg") (in v4.8)
-    // only ten records in five seconds pass unless this is `on`.
-    if let Err(e) = fs::write("/proc/sys/kernel/printk_devkmsg", "on") {
-        log::debug!("/proc/sys/kernel/printk_devkmsg: {e}");
+    // only ten records in five seconds pass unless this is `on`; the kernel wants the line's end too.
+    let knob = "/proc/sys/kernel/printk_devkmsg";
+    if let Err(e) = fs::write(knob, "on\n") {
+        log::debug!("{knob}: {e}");
     }
+    // `printk.devkmsg=off` on the command line cannot be undone: records are then taken and thrown away.
+    let thrown_away = fs::read_to_string(knob).is_ok_and(|v| v.trim() == "off");
+    KMSG.thrown_away.store(thrown_away, Ordering::Relaxed);
     let levels = fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
     let current: u8 = levels.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
     if current < CONSOLE_LEVEL
@@ -61,10 +68,11 @@ impl Log for Kmsg {
         }
         if let Some(mut file) = self.file.get()
             && file.write_all(line.as_bytes()).is_ok()
+            && !self.thrown_away.load(Ordering::Relaxed)
         {
             return;
         }
-        // No /dev/kmsg: standard error is the console that the kernel opened for PID 1. If that fails too, nobody listens.
+        // No log: standard error is the console that the kernel opened for PID 1. If that fails too, nobody listens.
         let plain = line.split_once('>').map_or(line.as_str(), |(_, text)| text);
         let _nobody_listens = writeln!(std::io::stderr(), "{plain}");
     }
