@@ -183,6 +183,7 @@ impl<'a> Lab<'a> {
 
     /// Boots a guest and waits until it restarts, powers off, or its time is over. `log` is where its console goes.
     pub fn run(&self, guest: &Guest<'_>, log: &Path) -> Result<Run> {
+        fs::create_dir_all(target_dir().join("lab"))?;
         let staging = tempfile::tempdir_in(target_dir().join("lab"))?;
         let root = staging.path().join("root");
         fs::create_dir_all(&root)?;
