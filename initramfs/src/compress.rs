@@ -19,7 +19,9 @@ pub(crate) const MAX_FILE: u64 = 512 << 20;
 /// is scarcest. For ext4 on virtio and Debian's 6.1, 1 MiB would save 3 % (34 of 1016 kB) of the packed size and cost
 /// 896 KiB of window.
 const ZSTD_WINDOW_LOG: u32 = 17;
-const ZSTD_LEVEL: i32 = 19;
+/// Level 19 packs the collector and the modules of an ext4 target into 1.41 MB instead of 1.55, but in 1.08 s of CPU time
+/// instead of 0.08 (20 s in an emulated guest), at every `arm` and every `status`.
+const ZSTD_LEVEL: i32 = 9;
 /// Likewise the dictionary of xz.
 const XZ_DICTIONARY: u32 = 1 << 20;
 /// Memory that an xz stream may ask of us: what `xz -9` needs, and some.
