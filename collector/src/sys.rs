@@ -139,7 +139,8 @@ pub fn wait_nohang(child: Pid) -> io::Result<Option<Exit>> {
     }
     // SAFETY: rusage is integers only, for which the zeroes it was made of are valid too.
     let usage = unsafe { usage.assume_init() };
-    let status = if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) };
+    let status =
+        if libc::WIFSIGNALED(status) { Err(libc::WTERMSIG(status)) } else { Ok(libc::WEXITSTATUS(status)) };
     Ok(Some(Exit { status, peak_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0) }))
 }
 

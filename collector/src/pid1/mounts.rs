@@ -58,6 +58,14 @@ pub fn meminfo_kib(key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// How many processes the OOM killer has ended since boot.
+///
+/// Since Linux commit 8e675f7af507 ("mm/oom_kill: count global and memory cgroup oom kills") (in v4.13).
+pub fn oom_kills() -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
+}
+
 /// The value of `name=` on the kernel's command line.
 pub fn argument(name: &str) -> Option<String> {
     let line = fs::read_to_string("/proc/cmdline").ok()?;
