@@ -1,7 +1,7 @@
 //! Fault points: what tests make go wrong on purpose, chosen on the crash kernel's command line.
 //!
-//! `vmcored.fault=engine-kill@50` strikes when half of the dump is written. Several are separated by commas. Without the
-//! cargo feature `faults`, which no installed build has, nothing of this is compiled in.
+//! `vmcored.fault=engine-kill@50` strikes when half of the dump is written. Several are separated by commas.
+//! Without the cargo feature `faults`, which no installed build has, nothing of this is compiled in.
 //!
 //! | fault | what happens |
 //! | --- | --- |

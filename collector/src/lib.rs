@@ -1,9 +1,9 @@
 //! The collector: what runs when the kernel has died.
 //!
-//! One static program, `vmcore-collect`. Started as PID 1 of the crash kernel it finds the target, saves the dead
-//! kernel's log and memory there, and reboots, whatever happens. Started by hand it filters a vmcore as makedumpfile does.
-//! The engine between is the same, byte for byte. It is not a daemon, reads no configuration and resolves no
-//! name: all of that is decided before the crash and lies in the [`plan`].
+//! One static program, `vmcore-collect`. Started as PID 1 of the crash kernel it finds the target, saves the
+//! dead kernel's log and memory there, and reboots, whatever happens. Started by hand it filters a vmcore as
+//! makedumpfile does. The engine between is the same, byte for byte. It is not a daemon, reads no configuration
+//! and resolves no name: all of that is decided before the crash and lies in the [`plan`].
 //!
 //! ```text
 //!               plan.json              /proc/vmcore
@@ -23,7 +23,8 @@
 //!
 //! - *vmcore*: the dead kernel's memory as the crash kernel shows it. *dump*: what is written of it.
 //! - *pfn*: number of a page of the dead kernel. *run*: contiguous pfns, half-open.
-//! - *level*: five bits, each a class of pages to leave out, as makedumpfile's `-d`. *verdict*: kept, or dropped for a [`filter::Reason`].
+//! - *level*: five bits, each a class of pages to leave out, as makedumpfile's `-d`. *verdict*: kept, or
+//!   dropped for a [`filter::Reason`].
 //! - *plan*: what to do, decided before the crash. *image*: the initramfs it is baked into, with this program.
 //! - *target*: where dumps go. *ladder*: targets in the order to try; each is a rung.
 //! - *stage*: mount, modules, devices, network, dmesg, dump, finish.
@@ -49,9 +50,10 @@
 //!
 //! # Rules
 //!
-//! vmcore, kernel, filter and format know no files, no devices and no unsafe code: traits in, traits out. Every byte of a vmcore is hostile: it
-//! is checked before it is a length, an index or an address, and nothing in it makes this program panic, hang, or take memory without bound.
-//! Whoever cannot read something keeps its pages and records a problem. Nothing in [`pid1`] waits without a deadline.
+//! vmcore, kernel, filter and format know no files, no devices and no unsafe code: traits in, traits out. Every
+//! byte of a vmcore is hostile: it is checked before it is a length, an index or an address, and nothing in it
+//! makes this program panic, hang, or take memory without bound. Whoever cannot read something keeps its pages
+//! and records a problem. Nothing in [`pid1`] waits without a deadline.
 #![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod addr;

@@ -1,4 +1,5 @@
-//! The engine child: reads the vmcore and writes the dump's directory. It may die at any point; PID 1 knows what it has told.
+//! The engine child: reads the vmcore and writes the dump's directory. It may die at any point; PID 1 knows
+//! what it has told.
 
 use super::finish;
 use super::report::{Report, Reporter, Step, shortened};
@@ -26,8 +27,8 @@ pub const VMCORE: &str = "/proc/vmcore";
 /// The dead kernel's log in the dump's directory.
 const LOG: &str = "vmcore-dmesg.txt";
 
-/// Does everything that the plan wants, on the target that is mounted at `root`. `so_far` is the manifest that is left on the disk if nobody
-/// comes to write a better one.
+/// Does everything that the plan wants, on the target that is mounted at `root`. `so_far` is the manifest that
+/// is left on the disk if nobody comes to write a better one.
 pub fn capture(
     plan: &Plan,
     root: &Path,
@@ -71,7 +72,8 @@ fn budget(source: &FileSource) {
     );
 }
 
-/// The log comes first: it is small, and often all that anybody wants. A failure does not stop the dump, which has the log too.
+/// The log comes first: it is small, and often all that anybody wants. A failure does not stop the dump, which
+/// has the log too.
 fn save_log(engine: &mut Engine<'_>, directory: &DumpDirectory, out: &Reporter) {
     match write_log(engine, directory) {
         Ok(()) => out.tell(&Report::LogSaved),

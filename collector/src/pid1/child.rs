@@ -1,7 +1,8 @@
 //! One risky step in a child process, under a deadline.
 //!
-//! What can hang (a driver's probe, a mount, a write to a dying disk) hangs in a process that PID 1 can give up. A child
-//! that even SIGKILL does not end, because it waits in the kernel for a device that never answers, is abandoned.
+//! What can hang (a driver's probe, a mount, a write to a dying disk) hangs in a process that PID 1 can give
+//! up. A child that even SIGKILL does not end, because it waits in the kernel for a device that never answers,
+//! is abandoned.
 
 use super::report::{Listener, Report, Reporter};
 use crate::sys;
@@ -97,8 +98,8 @@ pub struct Ended {
     pub peak_kib: Option<u64>,
 }
 
-/// Runs `work` in a child process. Each report is handed to `hear` as it comes. Returns when the child is over or given up,
-/// after `bounds.total` and [`GRACE`] at the latest. Only for single-threaded callers.
+/// Runs `work` in a child process. Each report is handed to `hear` as it comes. Returns when the child is over
+/// or given up, after `bounds.total` and [`GRACE`] at the latest. Only for single-threaded callers.
 pub fn run(
     bounds: Bounds,
     hear: &mut dyn FnMut(Report),

@@ -18,8 +18,9 @@ pub const MANIFEST: &str = "manifest.json";
 /// Room that a manifest has at most.
 const RESERVED: usize = 64 << 10;
 
-/// Writes a manifest padded to its largest size, under a name that says it is none yet. On a disk that fills up, there is then
-/// room for the real one; and if nobody lives to write that, this says how far the capture had come.
+/// Writes a manifest padded to its largest size, under a name that says it is none yet. On a disk that fills
+/// up, there is then room for the real one; and if nobody lives to write that, this says how far the capture
+/// had come.
 pub fn reserve(directory: &DumpDirectory, so_far: &Manifest) -> Result<(), TargetError> {
     let name = format!("{MANIFEST}{INCOMPLETE}");
     let file = directory.create_file(&name)?;

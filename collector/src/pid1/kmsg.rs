@@ -1,7 +1,7 @@
 //! The log of PID 1 and its children: records for /dev/kmsg, from where the kernel takes them to every console.
 //!
-//! One record is one write(2), so lines of the engine and of PID 1 never mix. Nothing is written to the console directly
-//! while /dev/kmsg works, or each line would be there twice.
+//! One record is one write(2), so lines of the engine and of PID 1 never mix. Nothing is written to the console
+//! directly while /dev/kmsg works, or each line would be there twice.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::fmt::Write as _;
@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The kernel refuses longer records (LOG_LINE_MAX, 1024 less the prefix).
 const LONGEST: usize = 900;
 
-/// A console level that lets our own lines through: 6 shows what is more severe than INFO, so a kernel that was told to be
-/// quiet stays quiet but for us.
+/// A console level that lets our own lines through: 6 shows what is more severe than INFO, so a kernel that was
+/// told to be quiet stays quiet but for us.
 const CONSOLE_LEVEL: u8 = 6;
 
 struct Kmsg {
@@ -72,7 +72,8 @@ impl Log for Kmsg {
         {
             return;
         }
-        // No log: standard error is the console that the kernel opened for PID 1. If that fails too, nobody listens.
+        // No log: standard error is the console that the kernel opened for PID 1. If that fails too, nobody
+        // listens.
         let plain = line.split_once('>').map_or(line.as_str(), |(_, text)| text);
         let _nobody_listens = writeln!(std::io::stderr(), "{plain}");
     }

@@ -24,7 +24,8 @@ pub fn on_panic(action: Action) {
     ON_PANIC.store(number, Ordering::Relaxed);
 }
 
-/// Logs each panic, and in PID 1 ends in the last action. In a child the panic goes its way, and PID 1 hears of it.
+/// Logs each panic, and in PID 1 ends in the last action. In a child the panic goes its way, and PID 1 hears of
+/// it.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("(no message)");
@@ -59,8 +60,8 @@ pub fn act(action: Action) -> ! {
         Action::Poweroff => RebootMode::RB_POWER_OFF,
     };
     if action != Action::Halt {
-        // reboot(2) shuts every device down first, and a dead disk can keep it waiting for ever. The child is still
-        // scheduled meanwhile. (A machine that is to halt has nothing to wait for.)
+        // reboot(2) shuts every device down first, and a dead disk can keep it waiting for ever. The child is
+        // still scheduled meanwhile. (A machine that is to halt has nothing to wait for.)
         let guard = sys::spawn(|| {
             std::thread::sleep(PATIENCE);
             reset();

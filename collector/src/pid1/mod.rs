@@ -1,8 +1,9 @@
 //! PID 1 of the crash kernel: a supervisor that touches nothing that can hang.
 //!
-//! Each risky step runs in a child under a deadline ([`child`]): loading modules, finding and mounting the target, the
-//! engine ([`capture`]), naming and unmounting ([`finish`]). PID 1 hears what they tell ([`report`]), keeps it ([`story`]), and whatever becomes of
-//! them performs the last action ([`last`]). It reads and writes nothing but /proc, /sys, /dev and the image.
+//! Each risky step runs in a child under a deadline (`child`): loading modules, finding and mounting the
+//! target, the engine (`capture`), naming and unmounting (`finish`). PID 1 hears what they tell (`report`),
+//! keeps it (`story`), and whatever becomes of them performs the last action (`last`). It reads and writes
+//! nothing but /proc, /sys, /dev and the image.
 
 mod capture;
 mod child;

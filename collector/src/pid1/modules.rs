@@ -10,8 +10,9 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 
-/// Loads each module and removes its file, so that its memory is free again. A failure does not stop the rest: what looks
-/// required may be built in, and only the target's device decides. Returns what required ones failed.
+/// Loads each module and removes its file, so that its memory is free again. A failure does not stop the rest:
+/// what looks required may be built in, and only the target's device decides. Returns what required ones
+/// failed.
 pub fn load_all(modules: &[Module], out: &Reporter) -> Result<(), String> {
     let mut failed = Vec::new();
     for module in modules {

@@ -34,9 +34,11 @@ pub fn mount_all() -> Vec<String> {
 pub fn set_knobs() {
     let panic_already = fs::read_to_string("/proc/sys/kernel/panic").is_ok_and(|v| v.trim() != "0");
     for (knob, value, wanted) in [
-        // If PID 1 itself is ended the kernel panics. It must then reboot, not stand still; the command line may know better.
+        // If PID 1 itself is ended the kernel panics. It must then reboot, not stand still; the command line
+        // may know better.
         ("/proc/sys/kernel/panic", "10", !panic_already),
-        // Running out of memory is to end the engine, of whose dump PID 1 then saves what is there; not the whole machine.
+        // Running out of memory is to end the engine, of whose dump PID 1 then saves what is there; not the
+        // whole machine.
         ("/proc/sys/vm/panic_on_oom", "0", true),
         // A process chosen for its size, not the one that happened to ask for the last page.
         ("/proc/sys/vm/oom_kill_allocating_task", "0", true),

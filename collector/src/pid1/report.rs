@@ -1,4 +1,5 @@
-//! What a child tells PID 1, one JSON object a line, through a pipe. Whatever becomes of the child, what it had told is known.
+//! What a child tells PID 1, one JSON object a line, through a pipe. Whatever becomes of the child, what it had
+//! told is known.
 
 use crate::manifest::{CrashedKernel, DumpReport, Stage};
 use crate::problem::Problem;

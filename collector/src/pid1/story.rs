@@ -1,4 +1,5 @@
-//! What is known of a capture: the reports of all children put together. It becomes the manifest and the outcome.
+//! What is known of a capture: the reports of all children put together. It becomes the manifest and the
+//! outcome.
 
 use super::child::{Ended, Ending};
 use super::meter::Meter;
@@ -243,8 +244,8 @@ impl Story {
     }
 }
 
-/// Whether a dump's file is all that there is to be in it, and so gets its final name. Pages that nobody could have read do
-/// not count against it: they are problems of the dead machine.
+/// Whether a dump's file is all that there is to be in it, and so gets its final name. Pages that nobody could
+/// have read do not count against it: they are problems of the dead machine.
 pub fn is_whole(report: &DumpReport) -> bool {
     !report.file.ends_with(INCOMPLETE)
 }

@@ -20,8 +20,9 @@ impl DumpDirectory {
     /// How many dumps may bear the same name before one gives up.
     const MOST: u32 = 999;
 
-    /// Makes a new directory `name` below `directory` of the file system mounted at `root`. If it exists, `-2`, `-3`, …
-    /// is appended. Components of `directory` that are missing are made, mode 0700; a symbolic link in it is an error.
+    /// Makes a new directory `name` below `directory` of the file system mounted at `root`. If it exists, `-2`,
+    /// `-3`, … is appended. Components of `directory` that are missing are made, mode 0700; a symbolic link in
+    /// it is an error.
     pub fn create(root: &Path, directory: &str, name: &str) -> Result<Self, TargetError> {
         let (parent, parent_path) = descend(root, directory, true)?;
         for n in 1..=Self::MOST {
@@ -122,8 +123,8 @@ fn sync(fd: &OwnedFd, path: &str) -> Result<(), TargetError> {
     nix::unistd::fsync(fd).map_err(|e| TargetError::new("sync the directory", path, e))
 }
 
-/// The name of a crash: `<host>-<crash time, UTC, 20261122T124310Z>`. What a file name cannot have, or a shell would
-/// stumble over, becomes `_` in the host's name.
+/// The name of a crash: `<host>-<crash time, UTC, 20261122T124310Z>`. What a file name cannot have, or a shell
+/// would stumble over, becomes `_` in the host's name.
 pub fn dump_name(host: &str, crash_time: u64) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     let host: String = host.chars().take(64).map(|c| if plain(c) { c } else { '_' }).collect();
@@ -141,8 +142,8 @@ fn utc(seconds: u64) -> String {
     format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", clock / 3600, clock / 60 % 60, clock % 60)
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted from March, so
-/// that the leap day is the last of its year, within eras of 400 years.
+/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are counted from
+/// March, so that the leap day is the last of its year, within eras of 400 years.
 fn civil(days: u64) -> (u64, u64, u64) {
     const ERA: u64 = 146_097;
     let since_march_0 = days + 719_468;

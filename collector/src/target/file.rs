@@ -1,8 +1,8 @@
 //! A dump in a file, written through a page cache that is kept small.
 //!
-//! The crash kernel has some tens of megabytes. Left alone, the kernel would let a good part of them fill with dirty pages
-//! of the dump and then stall everything to write them. So write-back is started as the dump goes, and pages
-//! that are on the disk are given back at once.
+//! The crash kernel has some tens of megabytes. Left alone, the kernel would let a good part of them fill with
+//! dirty pages of the dump and then stall everything to write them. So write-back is started as the dump goes,
+//! and pages that are on the disk are given back at once.
 
 use super::TargetError;
 use super::directory::DumpDirectory;
@@ -40,7 +40,8 @@ impl FileSink {
         Self { file, fresh: None, fresh_bytes: 0, under_way: None }
     }
 
-    /// Starts to write back what is fresh, and waits for what was under way: the disk works while the next window is filled.
+    /// Starts to write back what is fresh, and waits for what was under way: the disk works while the next
+    /// window is filled.
     fn turn_over(&mut self) -> io::Result<()> {
         let fresh = self.fresh.take();
         self.fresh_bytes = 0;

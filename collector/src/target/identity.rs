@@ -1,7 +1,7 @@
 //! A block device's identity, and the way back from an identity to a device.
 //!
-//! There is no udev in the crash kernel, so superblocks and partition tables are read here. `config` uses the same
-//! functions on the live system: what is planned there is what is found after the crash.
+//! There is no udev in the crash kernel, so superblocks and partition tables are read here. `config` uses the
+//! same functions on the live system: what is planned there is what is found after the crash.
 
 use super::{partition, superblock};
 use crate::plan::DeviceId;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// What a device says about itself, in the words of `blkid`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
-    /// File system type (`ext4`, `xfs`, `vfat`, …), or `swap`, `crypto_LUKS`, `LVM2_member`, `linux_raid_member`.
+    /// File system type (`ext4`, `xfs`, `vfat`, …), or `swap`, `crypto_LUKS`, `LVM2_member`,
+    /// `linux_raid_member`.
     pub filesystem: Option<String>,
     /// UUID as `blkid` prints it.
     pub uuid: Option<String>,
@@ -21,14 +22,14 @@ pub struct Identity {
     pub label: Option<String>,
 }
 
-/// Reads the superblock of a block device (or of an image file). A device that holds nothing known gives an empty
-/// [`Identity`]; an error means that it could not be opened.
+/// Reads the superblock of a block device (or of an image file). A device that holds nothing known gives an
+/// empty [`Identity`]; an error means that it could not be opened.
 pub fn probe(device: &Path) -> io::Result<Identity> {
     superblock::recognise(&File::open(device)?)
 }
 
-/// PARTUUID of the block device `name` (`vda1`), as `blkid` prints it; `None` when it is no partition or its table has
-/// none. `sys_root` is `/sys`, `dev_root` is `/dev`.
+/// PARTUUID of the block device `name` (`vda1`), as `blkid` prints it; `None` when it is no partition or its
+/// table has none. `sys_root` is `/sys`, `dev_root` is `/dev`.
 pub fn partuuid(sys_root: &Path, dev_root: &Path, name: &str) -> io::Result<Option<String>> {
     let here = fs::canonicalize(sys_root.join("class/block").join(name))?;
     let Some(number) = number_in(&here.join("partition")) else { return Ok(None) };
@@ -41,8 +42,9 @@ pub fn partuuid(sys_root: &Path, dev_root: &Path, name: &str) -> io::Result<Opti
     partition::partuuid(&File::open(dev_root.join(disk_name))?, block, number, start)
 }
 
-/// Finds the device node of an identity; `None` when it is not (yet) there. Devices that cannot be read are passed
-/// over. Where several match, as the paths of a multipath device do, one that nothing is built upon wins.
+/// Finds the device node of an identity; `None` when it is not (yet) there. Devices that cannot be read are
+/// passed over. Where several match, as the paths of a multipath device do, one that nothing is built upon
+/// wins.
 pub fn find(dev_root: &Path, sys_root: &Path, id: &DeviceId) -> io::Result<Option<PathBuf>> {
     if let DeviceId::Path(path) = id {
         return match fs::metadata(path) {

@@ -69,8 +69,9 @@ fn inventory(dev: &Path, sys: &Path) -> String {
     if list.is_empty() { "none".to_owned() } else { list }
 }
 
-/// Mounts the target's file system at `point`, for writing. Its journal is replayed by the kernel: after a crash it is never
-/// clean. Nothing is checked or repaired: that is for the next boot, with more memory and somebody to ask.
+/// Mounts the target's file system at `point`, for writing. Its journal is replayed by the kernel: after a
+/// crash it is never clean. Nothing is checked or repaired: that is for the next boot, with more memory and
+/// somebody to ask.
 pub fn mount_at(target: &LocalTarget, node: &Path, point: &Path) -> Result<(), TargetError> {
     let holds = identity::probe(node).map_err(|e| TargetError::new("read", node.display().to_string(), e))?;
     if let Some(other @ ("swap" | "crypto_LUKS" | "LVM2_member" | "linux_raid_member")) =
@@ -87,7 +88,8 @@ pub fn mount_at(target: &LocalTarget, node: &Path, point: &Path) -> Result<(), T
     };
     let mut result = try_with(&target.options);
     if result == Err(Errno::EINVAL) && !target.options.is_empty() {
-        // The crash kernel may be another version than the one the options are for. A mount without them still saves the dump.
+        // The crash kernel may be another version than the one the options are for. A mount without them still
+        // saves the dump.
         log::warn!(
             "{}: mount options {:?} are refused; mounting without them",
             node.display(),
@@ -108,7 +110,8 @@ pub fn mount_at(target: &LocalTarget, node: &Path, point: &Path) -> Result<(), T
     })
 }
 
-/// Unmounts. Where somebody still has a file open (a process that cannot be killed), what was written is made durable instead.
+/// Unmounts. Where somebody still has a file open (a process that cannot be killed), what was written is made
+/// durable instead.
 pub fn unmount(point: &Path) -> Result<(), TargetError> {
     match nix::mount::umount(point) {
         Ok(()) | Err(Errno::EINVAL) => Ok(()),

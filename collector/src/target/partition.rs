@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// PARTUUID of partition `number` (from 1) of `disk`, whose logical blocks have `block` bytes. `start` is the byte at
-/// which the kernel says that the partition begins: an entry of a GPT that says otherwise is not believed.
+/// PARTUUID of partition `number` (from 1) of `disk`, whose logical blocks have `block` bytes. `start` is the
+/// byte at which the kernel says that the partition begins: an entry of a GPT that says otherwise is not
+/// believed.
 ///
-/// GPT (UEFI 2.10, 5.3): the unique GUID of the entry. MBR: `disk signature-number`, and none where the signature is 0.
+/// GPT (UEFI 2.10, 5.3): the unique GUID of the entry. MBR: `disk signature-number`, and none where the
+/// signature is 0.
 pub(super) fn partuuid(disk: &File, block: u64, number: u64, start: u64) -> io::Result<Option<String>> {
     if !(512..=65536).contains(&block) || !block.is_power_of_two() {
         return Ok(None);

@@ -1,7 +1,8 @@
 //! Recognising what is on a block device by its superblock.
 //!
-//! A few fields of each are wanted, so they are read by offset; each offset's source is the kernel's on-disk header.
-//! Whatever a length or pointer in a superblock says, no more than [`Disk::MOST`] bytes are read at once.
+//! A few fields of each are wanted, so they are read by offset; each offset's source is the kernel's on-disk
+//! header. Whatever a length or pointer in a superblock says, no more than [`Disk::MOST`] bytes are read at
+//! once.
 
 use super::identity::Identity;
 use std::fs::File;
@@ -32,8 +33,8 @@ impl Disk<'_> {
 
 type Prober = fn(&Disk<'_>) -> Option<Identity>;
 
-/// In this order: what wraps a file system comes before it, for a RAID1 member with its superblock at the end looks like
-/// the file system itself, and writing to it would tear the mirror apart.
+/// In this order: what wraps a file system comes before it, for a RAID1 member with its superblock at the end
+/// looks like the file system itself, and writing to it would tear the mirror apart.
 const PROBERS: [Prober; 8] = [raid, luks, lvm, swap, ext, xfs, btrfs, vfat];
 
 /// Says what `file` holds; an empty identity when that is nothing known.
@@ -47,7 +48,8 @@ pub(super) fn recognise(file: &File) -> io::Result<Identity> {
 fn ext(disk: &Disk<'_>) -> Option<Identity> {
     const COMPAT_HAS_JOURNAL: u32 = 4;
     const INCOMPAT_JOURNAL_DEV: u32 = 8;
-    // What fs/ext3 knew: FILETYPE, RECOVER, META_BG; SPARSE_SUPER, LARGE_FILE, BTREE_DIR. Anything else means ext4.
+    // What fs/ext3 knew: FILETYPE, RECOVER, META_BG; SPARSE_SUPER, LARGE_FILE, BTREE_DIR. Anything else means
+    // ext4.
     const EXT3_INCOMPAT: u32 = 0x2 | 0x4 | 0x10;
     const EXT3_RO_COMPAT: u32 = 0x1 | 0x2 | 0x4;
     let sb = disk.read(1024, 1024)?;
@@ -119,8 +121,8 @@ fn lvm(disk: &Disk<'_>) -> Option<Identity> {
     Some(identity("LVM2_member", Some(groups.join("-")), None))
 }
 
-/// A member of a Linux software RAID. `struct mdp_superblock_1` (include/uapi/linux/raid/md_p.h): version 1.1 at the
-/// start, 1.2 at 4 KiB, 1.0 near the end; version 0.90 in the last whole 64 KiB but one.
+/// A member of a Linux software RAID. `struct mdp_superblock_1` (include/uapi/linux/raid/md_p.h): version 1.1
+/// at the start, 1.2 at 4 KiB, 1.0 near the end; version 0.90 in the last whole 64 KiB but one.
 fn raid(disk: &Disk<'_>) -> Option<Identity> {
     const MAGIC: u32 = 0xa92b_4efc;
     let near_end = disk.size.checked_sub(8 << 10).map(|at| at / 4096 * 4096);
@@ -136,7 +138,8 @@ fn raid(disk: &Disk<'_>) -> Option<Identity> {
     (le32(&sb, 0)? == MAGIC && le32(&sb, 4)? == 0).then(|| identity("linux_raid_member", None, None))
 }
 
-/// FAT12, FAT16, FAT32. The label is the root directory's; the boot sector has a copy that nobody keeps up to date.
+/// FAT12, FAT16, FAT32. The label is the root directory's; the boot sector has a copy that nobody keeps up to
+/// date.
 fn vfat(disk: &Disk<'_>) -> Option<Identity> {
     let boot = disk.read(0, 512)?;
     let fat32 = boot.get(0x52..0x5a)? == b"FAT32   ";
