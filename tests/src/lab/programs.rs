@@ -39,12 +39,12 @@ impl Programs {
         // The one with faults first: both have the same name in cargo's directory, and the plain one is to stay there.
         cargo(&["-p", "collector", "--features", "collector/faults", "--bin", "vmcore-collect"])?;
         let faulty_collector = take("vmcore-collect", "vmcore-collect-faults")?;
-        cargo(&["-p", "collector", "--bin", "vmcore-collect"])?;
-        let collector = take("vmcore-collect", "vmcore-collect")?;
-        cargo(&["-p", "config", "--bin", "vmcorectl"])?;
-        cargo(&["-p", "vmcored-tests", "--bin", "guest-load"])?;
+        // The rest in one go, so that all CPUs have a program to optimise.
+        let packages = ["-p", "collector", "-p", "config", "-p", "vmcored-tests"];
+        let programs = ["--bin", "vmcore-collect", "--bin", "vmcorectl", "--bin", "guest-load"];
+        cargo(&[packages, programs].concat())?;
         Ok(Self {
-            collector,
+            collector: take("vmcore-collect", "vmcore-collect")?,
             faulty_collector,
             control: take("vmcorectl", "vmcorectl")?,
             guest_load: take("guest-load", "guest-load")?,
