@@ -2,7 +2,7 @@
 
 use super::cache::Cache;
 use super::command::{run, talk, tool};
-use super::vmcore::{Class, PageLayout, classify};
+use super::vmcore::{Page, PageLayout, classify};
 use anyhow::{Context, Result, ensure};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,7 @@ print(thread.stack_trace())
         end: u64,
         vmlinux: &Path,
         scratch: &Path,
-    ) -> Result<HashMap<u64, Class>> {
+    ) -> Result<HashMap<u64, Page>> {
         let pages = scratch.join("struct-pages");
         let said = self.script(
             r"

@@ -173,6 +173,15 @@ pub enum Class {
     Kernel,
 }
 
+/// A page's class, and whether it is a part of a larger, compound page without being its head.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Page {
+    /// What it is used for.
+    pub class: Class,
+    /// Covered by the decision about a head.
+    pub tail: bool,
+}
+
 impl Class {
     /// Whether a page is left out at a level.
     pub fn dropped_at(self, level: u8) -> bool {
@@ -189,7 +198,7 @@ impl Class {
 
 /// Classifies every page from the kernel's own struct pages and debug information: `mem_map` are records of a pfn
 /// (8 bytes, little-endian) and its struct page.
-pub fn classify(layout: &PageLayout, mem_map: &[u8]) -> Result<HashMap<u64, Class>> {
+pub fn classify(layout: &PageLayout, mem_map: &[u8]) -> Result<HashMap<u64, Page>> {
     let record = 8 + layout.size;
     ensure!(
         layout.size >= 32 && mem_map.len().is_multiple_of(record),
@@ -212,7 +221,8 @@ pub fn classify(layout: &PageLayout, mem_map: &[u8]) -> Result<HashMap<u64, Clas
         }
         let (class, count) = reader.class(pfn).with_context(|| format!("struct page of pfn {pfn:#x}"))?;
         covered = pfn + count;
-        classes.extend((pfn..covered).filter(|p| pages.contains_key(p)).map(|p| (p, class)));
+        let covers = (pfn..covered).filter(|p| pages.contains_key(p));
+        classes.extend(covers.map(|p| (p, Page { class, tail: p != pfn })));
     }
     Ok(classes)
 }

@@ -60,7 +60,7 @@ section disarm vmcorectl disarm
 section unloaded cat /sys/kernel/kexec_crash_loaded
 section status-after vmcorectl status",
     )?;
-    said(&console, "status-before", 2, &["not ready", "no crash kernel is loaded"])?;
+    said(&console, "status-before", 2, &["not ready", "vmcorectl arm"])?;
     said(&console, "arm", 0, &[])?;
     said(&console, "loaded", 0, &["1"])?;
     said(&console, "status-armed", 0, &[])?;
@@ -71,7 +71,7 @@ section status-after vmcorectl status",
     said(&console, "status-changed", 1, &["degraded", "out of date"])?;
     said(&console, "disarm", 0, &[])?;
     said(&console, "unloaded", 0, &["0"])?;
-    said(&console, "status-after", 2, &["not ready", "no crash kernel is loaded"])
+    said(&console, "status-after", 2, &["not ready", "vmcorectl arm"])
 }
 
 /// Checks that a section failed and says all of `wanted`.
