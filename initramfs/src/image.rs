@@ -87,6 +87,8 @@ pub fn build(plan: &Plan, modules: &ModulePlan, collector: &Path, options: &Opti
     }
     // The kernel opens it as the standard streams of /init, before anything is mounted.
     archive.add("/dev/console", 0o600, Kind::CharDevice { major: 5, minor: 1 }, Vec::new())?;
+    // Where the kernel has no console, the run-time of a Rust program opens this in its place, or aborts.
+    archive.add("/dev/null", 0o666, Kind::CharDevice { major: 1, minor: 3 }, Vec::new())?;
     for module in &modules.modules {
         archive.add(&module.plan.path, 0o644, Kind::File, compress::read_file(&module.source)?)?;
     }

@@ -1,5 +1,5 @@
 //! Writes an ELF core, as makedumpfile's `-E`: each PT_LOAD of the vmcore becomes one or more, cut where at least
-//! [`CUT`] pages in a row are left out; shorter stretches are written along, whatever the filter says of them.
+//! 256 pages in a row are left out; shorter stretches are written along, whatever the filter says of them.
 //!
 //! ```text
 //! file header, program headers, [section header 0 when there are 0xffff or more program headers], notes, memory
