@@ -7,15 +7,14 @@ use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-/// The cache directory, locked against other processes while it is open.
+/// The cache directory.
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
-    _lock: File,
 }
 
 impl Cache {
-    /// Opens the cache, makes it when it is not there, and waits while another process fills it.
+    /// Opens the cache, and makes it when it is not there.
     pub fn open() -> Result<Self> {
         let root = match std::env::var_os("VMCORED_CACHE") {
             Some(dir) => PathBuf::from(dir),
@@ -23,14 +22,7 @@ impl Cache {
                 .join(".cache/vmcored"),
         };
         fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
-        let lock = File::create(root.join(".lock"))?;
-        lock.lock()?;
-        for stale in
-            fs::read_dir(&root)?.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(".new-"))
-        {
-            fs::remove_dir_all(stale.path())?;
-        }
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root })
     }
 
     /// Where an entry lies or would lie.
@@ -38,11 +30,23 @@ impl Cache {
         self.root.join(name)
     }
 
-    /// The entry's directory; `fill` makes its contents when it is not there yet.
+    /// The entry's directory; `fill` makes its contents when it is not there yet. One process fills at a time, the
+    /// others wait for it.
     pub fn entry(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
         let at = self.path(name);
         if at.exists() {
             return Ok(at);
+        }
+        let lock = File::create(self.root.join(".lock"))?;
+        lock.lock()?;
+        if at.exists() {
+            return Ok(at);
+        }
+        // Left by a process that was killed while it filled.
+        for stale in fs::read_dir(&self.root)?.flatten() {
+            if stale.file_name().to_string_lossy().starts_with(".new-") {
+                fs::remove_dir_all(stale.path())?;
+            }
         }
         let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&self.root)?;
         fill(new.path()).with_context(|| format!("cannot fill the cache's {name}"))?;
