@@ -31,7 +31,7 @@ VMCORE is /proc/vmcore or an ELF copy of it. LOGFILE may be - for standard outpu
   -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
                        8 user, 16 free; 31 is all of these [default: 0]
   -z[LEVEL]            compress with zstd [default: level 1]
-      --compress HOW   none, zstd, or zstd:LEVEL from -7 to 19 [default: zstd:1]
+      --compress HOW   none, zstd, or zstd:LEVEL from -7 to 19 [default: zstd:-1]
   -E                   write an ELF core
       --raw            copy VMCORE byte for byte
   -f                   overwrite DUMPFILE
@@ -152,9 +152,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                         let digits =
                             letters.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(letters.len());
                         let (number, rest) = letters.split_at(digits);
-                        let how =
-                            if number.is_empty() { "zstd".to_owned() } else { format!("zstd:{number}") };
-                        compression = how.parse().map_err(|e| format!("-z: {e}"))?;
+                        // Without a number it means what it means to makedumpfile.
+                        let level = if number.is_empty() { "1" } else { number };
+                        compression = format!("zstd:{level}").parse().map_err(|e| format!("-z: {e}"))?;
                         letters = rest;
                     }
                     'd' => {

@@ -175,8 +175,9 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// What is used where nobody says otherwise.
-    pub const DEFAULT: Self = Self::Zstd(1);
+    /// What is used where nobody says otherwise: a crash kernel has one CPU, and the machine is down for as long as it
+    /// compresses. On 19,355 pages of a 6.1 kernel, level 1 gives 19.5 MB at 16.0 us a page, level -1 22.1 MB at 10.9.
+    pub const DEFAULT: Self = Self::Zstd(-1);
 }
 
 impl std::fmt::Display for Compression {
