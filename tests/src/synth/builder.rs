@@ -604,6 +604,11 @@ impl Core {
         bytes
     }
 
+    /// Pages that a segment ends within.
+    pub fn partial_tails(&self) -> impl Iterator<Item = u64> + '_ {
+        self.loads.iter().filter(|load| load.end % PAGE != 0).map(|load| load.end / PAGE)
+    }
+
     /// One past the last pfn.
     pub fn end_pfn(&self) -> u64 {
         self.pages.last_key_value().map_or(0, |(pfn, _)| pfn + 1)
