@@ -100,10 +100,11 @@ impl ReadAt for FileSource {
                 }
             }
         }
-        // What was sized for a mapping may be too large for a copy.
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(io::Error::other)?;
-        bytes.resize(len, 0);
+        // What was sized for a mapping would be a good part of a crash kernel's memory as a copy: ask again for less.
+        if len > COPIED_WINDOW {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        let mut bytes = vec![0; len];
         self.file.read_exact_at(&mut bytes, at.get())?;
         Ok(Box::new(bytes))
     }
@@ -130,6 +131,15 @@ mod tests {
             assert!(source.window(FileOffset::new(at), len).is_err(), "{at} + {len}");
             assert!(source.read_at(FileOffset::new(at), &mut vec![0; len]).is_err(), "{at} + {len}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_never_as_large_as_a_mapping() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(MAPPED_WINDOW as u64).unwrap();
+        let source = FileSource::new(file).unwrap();
+        assert!(source.window(FileOffset::new(0), COPIED_WINDOW + 1).is_err());
+        assert_eq!(source.window(FileOffset::new(0), COPIED_WINDOW).unwrap().len(), COPIED_WINDOW);
     }
 
     #[test]

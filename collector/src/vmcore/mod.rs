@@ -266,8 +266,13 @@ impl<'a> Vmcore<'a> {
     /// least 1 and at most `max` bytes, at most [`ReadAt::window_len`].
     pub fn phys_window(&self, at: PhysAddr, max: usize) -> Result<Window<'a>, ReadError> {
         let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
-        let len = usize::try_from(len).unwrap_or(usize::MAX).min(max).min(self.source.window_len()).max(1);
-        self.source.window(offset, len).map_err(|e| ReadError::Io(offset, e))
+        let room = self.source.window_len();
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(max).min(room).max(1);
+        match self.source.window(offset, len) {
+            // It cannot map any more and copies from now on, less at a time.
+            Err(_) if self.source.window_len() < room => self.phys_window(at, max),
+            window => window.map_err(|e| ReadError::Io(offset, e)),
+        }
     }
     /// Whole pages that lie in one piece in the file, without a copy where the source can: from `start`, at least 1 and at
     /// most `max_pages`, together at most [`ReadAt::window_len`] (but at least a page). Returns them and their number.
@@ -276,14 +281,16 @@ impl<'a> Vmcore<'a> {
     pub fn page_window(&self, start: Pfn, max_pages: u64) -> Result<(Window<'a>, u64), ReadError> {
         let at = self.page.addr_of(start).ok_or(ReadError::NotBacked(PhysAddr::new(u64::MAX)))?;
         let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
-        let room = (self.source.window_len().max(self.page.len()) as u64).min(len);
-        let pages = (room >> self.page.shift()).min(max_pages.max(1));
+        let room = self.source.window_len();
+        let pages = ((room.max(self.page.len()) as u64).min(len) >> self.page.shift()).min(max_pages.max(1));
         if pages == 0 {
             return Err(ReadError::NotBacked(at));
         }
         let bytes = usize::try_from(pages << self.page.shift()).unwrap_or(usize::MAX);
-        let window = self.source.window(offset, bytes).map_err(|e| ReadError::Io(offset, e))?;
-        Ok((window, pages))
+        match self.source.window(offset, bytes) {
+            Err(_) if self.source.window_len() < room => self.page_window(start, max_pages),
+            window => Ok((window.map_err(|e| ReadError::Io(offset, e))?, pages)),
+        }
     }
 }
 

@@ -153,6 +153,46 @@ fn reads_span_segments_and_windows_do_not() {
     assert_eq!(vmcore.phys_window(PhysAddr::new(0x1900), 0x9000).unwrap().len(), 0x1700);
 }
 
+/// A source that can map nothing any more from its first window on.
+struct Tired {
+    file: Vec<u8>,
+    maps: std::sync::atomic::AtomicBool,
+}
+
+impl ReadAt for Tired {
+    fn size(&self) -> u64 {
+        self.file.size()
+    }
+    fn read_at(&self, at: FileOffset, buf: &mut [u8]) -> std::io::Result<()> {
+        self.file.read_at(at, buf)
+    }
+    fn window(&self, at: FileOffset, len: usize) -> std::io::Result<Window<'_>> {
+        self.maps.store(false, std::sync::atomic::Ordering::Relaxed);
+        if len > self.window_len() {
+            Err(std::io::ErrorKind::OutOfMemory.into())
+        } else {
+            self.file.window(at, len)
+        }
+    }
+    fn window_len(&self) -> usize {
+        if self.maps.load(std::sync::atomic::Ordering::Relaxed) { 1 << 20 } else { 0x2000 }
+    }
+}
+
+#[test]
+fn a_source_that_stops_mapping_is_asked_again_for_less() {
+    let tired = || Tired {
+        file: Core::new(INFO).load(0x1000, vec![1; 0x8000]).build(),
+        maps: std::sync::atomic::AtomicBool::new(true),
+    };
+    let source = tired();
+    let vmcore = Vmcore::open(&source, &mut Problems::new()).unwrap();
+    assert_eq!(vmcore.page_window(Pfn::new(1), 9).unwrap().1, 2);
+    let source = tired();
+    let vmcore = Vmcore::open(&source, &mut Problems::new()).unwrap();
+    assert_eq!(vmcore.phys_window(PhysAddr::new(0x1000), 0x8000).unwrap().len(), 0x2000);
+}
+
 proptest! {
     /// Whatever is damaged in the headers and notes: an error or a vmcore, no panic, no big allocation.
     #[test]
