@@ -2,12 +2,14 @@
 //! builder knows to be right.
 
 mod harness;
+#[path = "harness/whole.rs"]
+mod whole;
 
 use collector::engine::Engine;
 use collector::filter::Account;
 use collector::plan::{Compression, Format};
 use collector::problem::{Code, Problem};
-use harness::{Bytes, Sink, dump, dump_spec};
+use harness::{Bytes, Sink, dump_spec};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use vmcored_tests::elf_reader::ElfFile;
@@ -15,6 +17,7 @@ use vmcored_tests::kdump_reader::KdumpFile;
 use vmcored_tests::synth::era::{ERAS, Era};
 use vmcored_tests::synth::expect::Why;
 use vmcored_tests::synth::{CRASH_TIME, Core, Kind, Line, PAGE, Spec, UNMAPPED_RAM};
+use whole::dump;
 
 /// The account that the builder expects.
 fn account(core: &Core, level: u8) -> Account {

@@ -4,15 +4,18 @@
 //! blocks over a hole (it drops what there is of them).
 
 mod harness;
+#[path = "harness/whole.rs"]
+mod whole;
 
 use collector::plan::{Compression, Format};
-use harness::{dump, dump_spec};
+use harness::dump_spec;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use vmcored_tests::kdump_reader::KdumpFile;
 use vmcored_tests::synth::era::Era;
 use vmcored_tests::synth::{Core, Spec};
+use whole::dump;
 
 /// Whether the tool is here; without it the test says so, and fails in CI.
 fn makedumpfile() -> bool {

@@ -1,15 +1,10 @@
 //! A vmcore and a sink in memory, and the engine between them.
 
 use collector::addr::FileOffset;
-use collector::engine::Engine;
 use collector::format::DumpSink;
-use collector::manifest::DumpReport;
 use collector::plan::{Compression, DumpSpec, Format};
-use collector::problem::Problem;
-use collector::progress::Silent;
 use collector::vmcore::{ReadAt, Window};
 use std::io;
-use vmcored_tests::synth::Core;
 
 /// A vmcore in memory.
 pub struct Bytes<'a> {
@@ -76,14 +71,4 @@ impl DumpSink for Sink {
 
 pub fn dump_spec(level: u8, format: Format, compression: Compression) -> DumpSpec {
     DumpSpec { file: "vmcore".to_owned(), level, format, compression }
-}
-
-/// Dumps; must succeed.
-pub fn dump(core: &Core, spec: &DumpSpec) -> (Vec<u8>, DumpReport, Vec<Problem>) {
-    let source = Bytes::new(&core.file);
-    let mut engine = Engine::open(&source).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
-    let mut sink = Sink::default();
-    let report = engine.dump(spec, &mut sink, &Silent).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
-    assert!(sink.finished, "{spec:?}: the sink was not finished");
-    (sink.bytes, report, engine.problems.list().to_vec())
 }
