@@ -15,10 +15,10 @@ const GUESTS: [u64; 2] = [2048, 8192];
 /// The reservation of the measured run, MiB.
 const RESERVATION: u64 = 128;
 
-/// Bounds of the search for the smallest reservation, MiB: one that cannot work, one that must.
-const SEARCH: (u64, u64) = (64, 192);
+/// MiB with which no capture can succeed: Debian's kernel alone is as large.
+const TOO_SMALL: u64 = 64;
 
-/// The search ends at this many MiB. The kernel itself rounds reservations to nothing coarser.
+/// The search for the smallest reservation ends when it is known to so many MiB.
 const STEP: u64 = 2;
 
 /// A crash kernel that has not restarted after this has failed. It is several times what a capture takes.
@@ -42,7 +42,7 @@ pub fn figures(arguments: &[String]) -> Result<()> {
     }
     for memory in sizes {
         println!("\nguest with {memory} MiB, crashkernel={RESERVATION}M");
-        let (crashed, dump) = capture(&bench, memory, RESERVATION, true)?.context("the capture failed")?;
+        let (crashed, dump) = capture(&bench, memory, RESERVATION)?.context("the capture failed")?;
         for (what, seconds) in times(&crashed, &dump)? {
             println!("  {what:<30} {seconds:>10.2} s");
         }
@@ -74,32 +74,25 @@ pub fn figures(arguments: &[String]) -> Result<()> {
 }
 
 /// One capture; `None` when the crash kernel did not deliver.
-fn capture(
-    bench: &Bench<'_>,
-    memory: u64,
-    reservation: u64,
-    populate: bool,
-) -> Result<Option<(Crashed, Dump)>> {
+fn capture(bench: &Bench<'_>, memory: u64, reservation: u64) -> Result<Option<(Crashed, Dump)>> {
     let mut crash = Crash::new(bench, &format!("figures-{memory}-{reservation}"), Series::V6_1)?;
     crash.memory = memory;
     crash.reservation = reservation;
     // The guest's own boot, and filling its memory, come before.
     crash.limit = PATIENCE + Duration::from_secs(90);
-    if populate {
-        POPULATE.clone_into(&mut crash.before);
-    }
+    POPULATE.clone_into(&mut crash.before);
     "section image sh -c 'vmcorectl arm --explain | grep ^image'".clone_into(&mut crash.after);
     let Ok(crashed) = crash.run(bench) else { return Ok(None) };
     let complete = crashed.dump().ok().filter(|dump| dump.manifest.outcome == Outcome::Complete);
     Ok(complete.map(|dump| (crashed, dump)))
 }
 
-/// Bisects. A reservation that works is tried no further up, one that does not no further down.
+/// Bisects between a reservation that cannot work and the one that has just worked.
 fn smallest(bench: &Bench<'_>, memory: u64) -> Result<u64> {
-    let (mut fails, mut works) = SEARCH;
+    let (mut fails, mut works) = (TOO_SMALL, RESERVATION);
     while works - fails > STEP {
         let middle = fails + (works - fails) / 2 / STEP * STEP;
-        let works_there = capture(bench, memory, middle, true)?.is_some();
+        let works_there = capture(bench, memory, middle)?.is_some();
         println!("    crashkernel={middle}M {}", if works_there { "works" } else { "fails" });
         if works_there {
             works = middle;
