@@ -71,4 +71,5 @@ pub mod progress;
 pub mod source;
 pub mod sys;
 pub mod target;
+pub mod utc;
 pub mod vmcore;

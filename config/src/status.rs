@@ -131,22 +131,6 @@ fn judge(
     Report { readiness, reasons, reserved: kexec.reserved, loaded: kexec.loaded, ours, current, warnings }
 }
 
-/// Seconds since 1970 as `2026-11-22 12:43:10 UTC`. Days to a date as in the proleptic Gregorian calendar, counted in
-/// eras of 400 years that begin on 1 March.
-fn utc(seconds: u64) -> String {
-    let (days, second) = (seconds / 86400, seconds % 86400);
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
-}
-
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}", self.readiness)?;
@@ -161,7 +145,7 @@ impl std::fmt::Display for Report {
             (_, false) => writeln!(f, "loaded       no")?,
             (None, true) => writeln!(f, "loaded       by another program")?,
             (Some(ours), true) => {
-                writeln!(f, "loaded       {} at {}", ours.release, utc(ours.time))?;
+                writeln!(f, "loaded       {} at {}", ours.release, collector::utc::readable(ours.time))?;
                 writeln!(f, "image        {}", ours.image)?;
             }
         }
@@ -178,20 +162,6 @@ impl std::fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates() {
-        let cases = [
-            (0, "1970-01-01 00:00:00 UTC"),
-            (951_782_400, "2000-02-29 00:00:00 UTC"),
-            (1_795_351_390, "2026-11-22 12:43:10 UTC"),
-            (4_107_542_399, "2100-02-28 23:59:59 UTC"),
-            (4_107_542_400, "2100-03-01 00:00:00 UTC"),
-        ];
-        for (seconds, want) in cases {
-            assert_eq!(utc(seconds), want);
-        }
-    }
 
     #[test]
     fn verdicts() {
