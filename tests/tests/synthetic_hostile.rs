@@ -348,8 +348,6 @@ fn notes_of_absurd_sizes() {
 /// Keys that kernels without the feature do not have: nothing tells that they ought to be there.
 const OPTIONAL: [&str; 3] =
     ["NUMBER(PG_hwpoison)", "NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)", "NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)"];
-/// Keys that each kernel has, and whose want costs only the size of the dump.
-const SILENT: [&str; 3] = ["NUMBER(PG_swapcache)", "NUMBER(PG_swapbacked)", "NUMBER(PG_head_mask)"];
 
 /// Leaves out each key in turn. Nothing that is needed may be lost; the keys for want of which more is kept, untold.
 fn keys_missed_in_silence(keys: impl Iterator<Item = String>) -> Vec<String> {
@@ -376,16 +374,9 @@ fn a_key_is_missing() {
     let keys: Vec<String> =
         info.lines().filter_map(|l| l.split_once('=')).map(|(k, _)| k.to_owned()).collect();
     assert!(keys.len() > 80, "{} keys", keys.len());
-    let known = |key: &String| OPTIONAL.contains(&key.as_str()) || SILENT.contains(&key.as_str());
     let mut silent = keys_missed_in_silence(keys.into_iter());
-    silent.retain(|key| !known(key));
+    silent.retain(|key| !OPTIONAL.contains(&key.as_str()));
     assert_eq!(silent, Vec::<String>::new(), "without these more is kept, and nobody is told");
-}
-
-#[test]
-#[ignore = "kernel/page.rs takes a missing PG_swapcache, PG_swapbacked or PG_head_mask for an absent feature: no VC201"]
-fn a_flag_that_each_kernel_has_is_missing() {
-    assert_eq!(keys_missed_in_silence(SILENT.map(str::to_owned).into_iter()), Vec::<String>::new());
 }
 
 /// struct pages full of garbage, of ones, of nothing: an impossible page is kept and told, and the rest is as it was.

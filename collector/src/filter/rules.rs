@@ -49,6 +49,11 @@ impl Rules {
         check(Level::USER, layout.lacks_for_user(), "user pages");
         check(Level::FREE, layout.lacks_for_free(), "free pages");
         let level = Level::new(bits).unwrap_or(level);
+        let cache = level.has(Level::CACHE) || level.has(Level::CACHE_PRIVATE);
+        for (key, what) in layout.lacks_in_part(cache, level.has(Level::USER)) {
+            problems
+                .push(Code::VMCOREINFO_KEY_MISSING, format!("VMCOREINFO has no key {key}: {what} are kept"));
+        }
         Self {
             cache: level.has(Level::CACHE),
             cache_private: level.has(Level::CACHE_PRIVATE),

@@ -219,6 +219,27 @@ impl PageLayout {
         }
     }
 
+    /// What VMCOREINFO lacks to tell some pages that a level with these bits drops: the key, and what is kept for want of it.
+    /// Every kernel since v4.19 exports them.
+    pub fn lacks_in_part(
+        &self,
+        cache: bool,
+        user: bool,
+    ) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let swap = "cache pages on their way to swap";
+        [
+            (cache && self.swapbacked == 0, "NUMBER(PG_swapbacked)", swap),
+            (cache && self.swapbacked != 0 && self.swapcache == 0, "NUMBER(PG_swapcache)", swap),
+            (
+                (cache || user) && self.head == 0,
+                "NUMBER(PG_head_mask)",
+                "compound pages, but for their heads,",
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(lacks, key, what)| lacks.then_some((key, what)))
+    }
+
     /// Whether pages can be known that are dropped at every level.
     pub fn knows_unusable(&self) -> bool {
         self.hwpoison != 0 || (self.mapcount.is_some() && self.offline != PageType::NEVER)
