@@ -105,6 +105,7 @@ impl Kernel {
         cache.entry(&format!("kernels/{id}"), |dir| {
             let deb = download(cache, dir, &package, &version)?;
             run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
+            fs::remove_file(&deb)?;
             let release = release_in(dir)?;
             run(tool("depmod")?.arg("-b").arg(dir).arg(&release))
         })?;
@@ -192,9 +193,10 @@ pub fn download(cache: &Cache, dir: &Path, package: &str, version: &str) -> Resu
     if seeded.exists() {
         fs::copy(&seeded, dir.join(&file))?;
     } else {
-        run(Command::new("apt-get")
-            .args(["download", "-q", &format!("{package}={version}")])
-            .current_dir(dir))?;
+        // Root's own directories are closed to apt's sandbox user, which apt says at length.
+        let mut apt = Command::new("apt-get");
+        apt.args(["download", "-q", "-o", "APT::Sandbox::User=root", &format!("{package}={version}")]);
+        run(apt.current_dir(dir))?;
     }
     let deb = dir.join(&file);
     ensure!(deb.exists(), "apt-get download {package}={version} left no {file}");

@@ -11,6 +11,9 @@ use collector::filter::Account;
 use std::fs;
 use std::time::{Duration, Instant};
 
+/// Lines of the log that are shown.
+const TAIL: usize = 24;
+
 /// Runs it.
 pub fn demo(_: &[String]) -> Result<()> {
     let cache = Cache::open()?;
@@ -60,7 +63,10 @@ fn show(crashed: &Crashed, dump: &Dump) -> Result<()> {
     println!("\nThe end of its log");
     let log = fs::read_to_string(dump.dir.join("vmcore-dmesg.txt"))?;
     let lines: Vec<&str> = log.lines().collect();
-    for line in &lines[lines.len().saturating_sub(12)..] {
+    // From the panic on, which is where a person would look; of a log without one, the end.
+    let panic = lines.iter().rposition(|l| l.contains("Kernel panic")).unwrap_or(lines.len());
+    let from = panic.min(lines.len().saturating_sub(TAIL));
+    for line in lines[from..].iter().take(TAIL) {
         println!("  {line}");
     }
 
