@@ -84,6 +84,7 @@ impl<'a> Crash<'a> {
     pub fn run(&self, bench: &Bench<'_>) -> Result<Crashed> {
         let dir = bench.scratch(&self.name)?;
         let disk = Disk::create(&dir.join("disk.img"), self.disk.0, self.disk.1)?;
+        // What a program has just written is still in the terminal's buffer, which a panic throws away: hence the pause.
         let script = format!(
             "mount {mount} /var/crash || echo LAB-NO-DISK
 mkdir -p /etc; cat > /etc/vmcored.toml <<'END'
@@ -95,6 +96,7 @@ section status vmcorectl status
 {after}
 sync
 echo LAB-CRASH
+usleep 500000
 echo c > /proc/sysrq-trigger",
             mount = self.mount,
             settings = self.settings,
