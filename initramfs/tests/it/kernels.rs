@@ -1,10 +1,10 @@
-//! Real kernel packages: everything that Debian's kernels need for ext4 on virtio, found in what depmod writes.
+//! Real kernels: everything that Debian's kernels need for ext4 on virtio, found in what depmod writes.
 //!
-//! Packages are looked for in `$VMCORED_CACHE/debs`, or `~/.cache/vmcored/debs`.
+//! They are looked for where `cargo xtask setup` unpacks them: `$VMCORED_CACHE/kernels`, or `~/.cache/vmcored/kernels`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use initramfs::image::{Compression, Options, build, entries};
 use initramfs::root::Root;
@@ -13,26 +13,17 @@ use initramfs::{ModuleRequest, plan_modules};
 use crate::image::{plan, skip, static_program};
 use crate::support;
 
-/// What is taken out of a package: enough that there is something to choose from.
-const PARTS: [&str; 8] = [
-    "./boot/config-*",
-    "./lib/modules/*/modules.*",
-    "./lib/modules/*/kernel/arch/*",
-    "./lib/modules/*/kernel/crypto/*",
-    "./lib/modules/*/kernel/drivers/block/*",
-    "./lib/modules/*/kernel/drivers/virtio/*",
-    "./lib/modules/*/kernel/fs/*",
-    "./lib/modules/*/kernel/lib/*",
-];
+/// What is copied of a kernel's modules: enough that there is something to choose from.
+const PARTS: [&str; 6] = ["arch", "crypto", "drivers/block", "drivers/virtio", "fs", "lib"];
 
 #[test]
 fn ext4_on_virtio() {
     let directory = tempfile::tempdir().unwrap();
     let Some(program) = static_program(directory.path()) else { return };
-    for package in packages() {
-        let name = package.file_name().unwrap().to_string_lossy().into_owned();
+    for kernel in kernels() {
+        let name = kernel.file_name().unwrap().to_string_lossy().into_owned();
         let tree = directory.path().join(&name);
-        let Some(release) = unpack(&package, &tree) else { return };
+        let release = copy(&kernel, &tree);
         let root = Root::new(&tree);
         // Whether virtio-pci is a module is the kernel's choice: in Debian's 6.1 it is, in 6.12 it is not.
         let built_in = root.read(format!("/lib/modules/{release}/modules.builtin")).unwrap().unwrap();
@@ -79,56 +70,36 @@ fn ext4_on_virtio() {
     }
 }
 
-/// The packages in the cache, but those that are the same kernel without signatures, and debugging information.
-fn packages() -> Vec<PathBuf> {
+/// The kernels in the cache: each has `boot/` and `lib/modules/`, indexed by depmod.
+fn kernels() -> Vec<PathBuf> {
     let cache = std::env::var_os("VMCORED_CACHE").map(PathBuf::from);
     let home = || std::env::var_os("HOME").map(|h| Path::new(&h).join(".cache/vmcored"));
-    let debs = cache.or_else(home).unwrap_or_default().join("debs");
-    let mut found: Vec<PathBuf> = fs::read_dir(&debs)
-        .into_iter()
-        .flatten()
-        .map(|e| e.unwrap().path())
-        .filter(|p| {
-            let name = p.file_name().unwrap().to_string_lossy();
-            name.starts_with("linux-image-") && !name.contains("-unsigned") && !name.contains("-dbg")
-        })
-        .filter(|p| p.extension().is_some_and(|e| e == "deb"))
-        .collect();
+    let kernels = cache.or_else(home).unwrap_or_default().join("kernels");
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(&kernels).into_iter().flatten().map(|e| e.unwrap().path()).collect();
     found.sort();
     if found.is_empty() {
-        skip(&format!("no kernel packages in {}", debs.display()));
+        skip(&format!("no kernels in {} (cargo xtask setup)", kernels.display()));
     }
     found
 }
 
-/// Unpacks [`PARTS`] and indexes the modules; the release.
-fn unpack(package: &Path, tree: &Path) -> Option<String> {
+/// Copies the configuration, the indices and [`PARTS`] of the modules; the release.
+fn copy(kernel: &Path, tree: &Path) -> String {
     fs::create_dir_all(tree).unwrap();
-    let deb = Command::new("dpkg-deb").arg("--fsys-tarfile").arg(package).stdout(Stdio::piped()).spawn();
-    let Ok(mut deb) = deb else {
-        skip("dpkg-deb is not installed");
-        return None;
-    };
-    let tar = Command::new("tar")
-        .args(["-x", "--wildcards", "-C"])
-        .arg(tree)
-        .args(PARTS)
-        .stdin(deb.stdout.take().unwrap())
-        .status();
-    assert!(tar.unwrap().success() && deb.wait().unwrap().success(), "{}", package.display());
-    let modules = fs::read_dir(tree.join("lib/modules")).unwrap().next().unwrap().unwrap();
+    let modules = fs::read_dir(kernel.join("lib/modules")).unwrap().next().unwrap().unwrap();
     let release = modules.file_name().into_string().unwrap();
-    // It is in sbin, which users may not have in PATH.
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let mut depmod = Command::new("depmod");
-    match depmod.env("PATH", path).arg("-b").arg(tree).arg(&release).stderr(Stdio::null()).status() {
-        Ok(status) => assert!(status.success(), "depmod: {status}"),
-        Err(_) => {
-            skip("depmod is not installed (package kmod)");
-            return None;
-        }
-    }
-    Some(release)
+    let indices =
+        fs::read_dir(modules.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let wanted = indices
+        .filter(|name| name.starts_with("modules."))
+        .chain(PARTS.iter().map(|part| format!("kernel/{part}")))
+        .map(|path| format!("lib/modules/{release}/{path}"))
+        .chain([format!("boot/config-{release}")]);
+    let status =
+        Command::new("cp").args(["-r", "--parents"]).args(wanted).arg(tree).current_dir(kernel).status();
+    assert!(status.unwrap().success(), "cannot copy {}", kernel.display());
+    release
 }
 
 /// A virtio disk in sysfs, whose drivers are modules or built in.

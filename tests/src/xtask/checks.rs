@@ -1,6 +1,8 @@
 //! The verbs that check the code itself.
 
+use crate::lab::cache::Cache;
 use crate::lab::command::{run, workspace};
+use crate::lab::kernel::{Kernel, Series};
 use crate::vm::runner::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
@@ -66,6 +68,11 @@ pub fn unit(arguments: &[String]) -> Result<()> {
 /// Runs `cargo test` and adds up what its programs say. A run that ends badly without a failed test (it does not
 /// compile, it was killed) is an error.
 pub fn tests(arguments: &[String]) -> Result<Tally> {
+    // Images are planned for real kernels, too.
+    let cache = Cache::open()?;
+    for series in Series::ALL {
+        Kernel::get(&cache, series)?;
+    }
     let mut command = cargo("test");
     command.args(["--locked", "--workspace", "--no-fail-fast"]).args(arguments).stdout(Stdio::piped());
     let mut child = command.spawn().context("cannot start cargo test")?;
