@@ -26,11 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Measures and prints. Arguments: sizes of guests in MiB; `--no-search` leaves out the search.
 pub fn figures(arguments: &[String]) -> Result<()> {
+    let sizes = arguments
+        .iter()
+        .filter(|a| *a != "--no-search")
+        .map(|a| a.parse().with_context(|| format!("{a:?} is neither a guest's size in MiB nor --no-search")))
+        .collect::<Result<Vec<u64>>>()?;
     let cache = Cache::open()?;
     let programs = super::programs()?;
     let bench = Bench::open(&cache, &programs, &[Series::V6_1])?;
     let search = !arguments.iter().any(|a| a == "--no-search");
-    let sizes: Vec<u64> = arguments.iter().filter_map(|a| a.parse().ok()).collect();
     let sizes = if sizes.is_empty() { GUESTS.to_vec() } else { sizes };
 
     println!(
