@@ -243,10 +243,10 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     if let Err(e) = engine.dmesg(&mut io::sink()) {
         log::info!("{}", chain(&e));
     }
-    let mut out = Output::create(&order.out, order.force)?;
+    let out = Output::create(&order.out, order.force)?;
     let progress = Terminal::default();
     let kernel = engine.kernel();
-    let (report, failure) = match engine.dump(&spec, &mut out, &progress) {
+    let (report, failure) = match engine.dump(&spec, &out, &progress) {
         Ok(report) => (report, None),
         Err(EngineError::Sink { source, report }) => (*report, Some(source)),
         Err(e) => return Err(chain(&e)),
@@ -353,10 +353,10 @@ impl Output {
 }
 
 impl DumpSink for Output {
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all_at(bytes, at.get())
     }
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&self) -> io::Result<()> {
         self.file.sync_all()
     }
 }
@@ -511,7 +511,7 @@ mod tests {
         let incomplete = dir.path().join("dump-incomplete");
         let refused = |force| Output::create(&path, force).err();
 
-        let mut out = Output::create(&path, false).unwrap();
+        let out = Output::create(&path, false).unwrap();
         out.write_at(FileOffset::new(2), b"xy").unwrap();
         assert!(!path.exists() && incomplete.exists());
         assert!(refused(false).unwrap().contains("dump-incomplete exists"));

@@ -38,6 +38,8 @@ pub struct Engine<'a> {
     vmcore: Vmcore<'a>,
     /// Soft errors so far.
     pub problems: Problems,
+    /// Threads that work on a dump, the calling one among them. 1 until it is set: a crash kernel has one CPU.
+    pub threads: usize,
     /// The line that [`Engine::dmesg`] found.
     panic_message: Option<String>,
     /// The last selection and the level that was asked for: dumps of one level share one scan.
@@ -54,6 +56,7 @@ impl<'a> Engine<'a> {
         Ok(Self {
             vmcore,
             problems,
+            threads: 1,
             panic_message: None,
             selection: None,
             utsname: None,
@@ -105,7 +108,7 @@ impl<'a> Engine<'a> {
     pub fn dump(
         &mut self,
         spec: &DumpSpec,
-        sink: &mut dyn DumpSink,
+        sink: &dyn DumpSink,
         progress: &dyn Progress,
     ) -> Result<DumpReport, EngineError> {
         // Bits that mean nothing are left out: a plan of the future still gets its dump.
@@ -157,17 +160,17 @@ impl<'a> Engine<'a> {
     fn write(
         &mut self,
         spec: &DumpSpec,
-        sink: &mut dyn DumpSink,
+        sink: &dyn DumpSink,
         progress: &dyn Progress,
     ) -> Result<Written, SinkFailure> {
         let utsname = self.utsname();
         let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
         let crash_time = self.crash_time().unwrap_or(0);
-        let Self { vmcore, problems, selection, .. } = self;
+        let Self { vmcore, problems, selection, threads, .. } = self;
         let written = match (spec.format, selection) {
             (Format::Raw, _) | (_, None) => raw::write(vmcore, &spec.file, sink, progress, problems),
             (format, Some((_, selection))) => {
-                let job = Job { name: &spec.file, selection, pages: vmcore, progress };
+                let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: *threads };
                 if format == Format::Elf {
                     elf::write(&job, vmcore, sink, problems)
                 } else {

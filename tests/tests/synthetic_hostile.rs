@@ -76,10 +76,10 @@ fn uncounted<T>(run: impl FnOnce() -> T) -> T {
 struct Outside(Sink);
 
 impl DumpSink for Outside {
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
         uncounted(|| self.0.write_at(at, bytes))
     }
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&self) -> io::Result<()> {
         self.0.finish()
     }
 }
@@ -127,7 +127,7 @@ fn capture(file: &[u8], level: u8) -> Ran {
     PEAK.set(0);
     LIMITED.set(true);
     let source = Bytes::new(file);
-    let mut sink = Outside::default();
+    let sink = Outside::default();
     let mut out = Vec::new();
     let why = |e: &EngineError| {
         let cause = std::error::Error::source(e).map_or_else(String::new, |c| format!(": {c}"));
@@ -139,13 +139,13 @@ fn capture(file: &[u8], level: u8) -> Ran {
             let log = engine.dmesg(&mut out).map_err(|e| why(&e));
             let _ = engine.kernel();
             let spec = dump_spec(level, Format::Kdump, Compression::None);
-            let dump = engine.dump(&spec, &mut sink, &Silent).map_err(|e| why(&e));
+            let dump = engine.dump(&spec, &sink, &Silent).map_err(|e| why(&e));
             (dump, log, engine.problems.list().to_vec())
         }
     };
     LIMITED.set(false);
     let peak = usize::try_from(PEAK.get()).unwrap_or(0);
-    Ran { dump: dump.map(|report| (sink.0.bytes, report)), problems, log: log.map(|_| out), peak }
+    Ran { dump: dump.map(|report| (sink.0.into_parts().0, report)), problems, log: log.map(|_| out), peak }
 }
 
 /// Runs cases on a thread of their own. A panic or a case over its deadline fails the test, by name.

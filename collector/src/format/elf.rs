@@ -139,7 +139,7 @@ fn pieces<'b>(segment: &Segment, page: u64, keep: &'b Bitmap) -> impl Iterator<I
 pub fn write(
     job: &Job<'_>,
     vmcore: &Vmcore<'_>,
-    sink: &mut dyn DumpSink,
+    sink: &dyn DumpSink,
     problems: &mut Problems,
 ) -> Result<Written, SinkFailure> {
     let selection = job.selection;
@@ -194,7 +194,7 @@ struct Writer<'a, 's> {
     vmcore: &'a Vmcore<'a>,
     keep: &'a Bitmap,
     page: u64,
-    sink: &'s mut dyn DumpSink,
+    sink: &'s dyn DumpSink,
     /// Pages to write.
     total: u64,
     bytes: u64,

@@ -75,7 +75,7 @@ pub fn write(
     job: &Job<'_>,
     about: &About<'_>,
     compression: Compression,
-    sink: &mut dyn DumpSink,
+    sink: &dyn DumpSink,
     problems: &mut Problems,
 ) -> Result<Written, SinkFailure> {
     let mut account = job.selection.account;
@@ -100,7 +100,7 @@ fn start<'s>(
     job: &Job<'_>,
     about: &About<'_>,
     compression: Compression,
-    sink: &'s mut dyn DumpSink,
+    sink: &'s dyn DumpSink,
     bytes: &mut u64,
 ) -> io::Result<Writer<'s>> {
     let too_large = || io::Error::other("the dump would be larger than 2^64 bytes");
@@ -221,7 +221,7 @@ fn sub_header(geometry: &Geometry, about: &About<'_>, level: Level) -> io::Resul
 
 /// The pages on their way out.
 struct Writer<'s> {
-    sink: &'s mut dyn DumpSink,
+    sink: &'s dyn DumpSink,
     encoder: Encoder,
     geometry: Geometry,
     /// Zero pages share the block at the start of the data.

@@ -22,12 +22,16 @@ use crate::progress::Progress;
 use crate::vmcore::ReadError;
 use std::io;
 
-/// Where a dump's bytes go. Positions may come in any order; gaps read as zero.
-pub trait DumpSink {
+/// Where a dump's bytes go. Several threads may write at once. Positions may come in any order; gaps read as zero.
+pub trait DumpSink: Sync {
     /// Writes all of `bytes` at `at`.
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()>;
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()>;
     /// Makes everything written durable.
-    fn finish(&mut self) -> io::Result<()>;
+    fn finish(&self) -> io::Result<()>;
+    /// Whether bytes leave as they come, as into a pipe: nothing is to be written twice, and pieces are to be large.
+    fn is_stream(&self) -> bool {
+        false
+    }
 }
 
 /// What a writer works on.
@@ -41,6 +45,8 @@ pub struct Job<'a> {
     pub pages: &'a dyn PageSource,
     /// Who is told how far it is.
     pub progress: &'a dyn Progress,
+    /// Threads that read, compress and write, the calling one among them; 0 means 1.
+    pub threads: usize,
 }
 
 /// What a writer did.

@@ -4,7 +4,7 @@ use crate::addr::{PageSize, Pfn};
 use crate::vmcore::{ReadError, Vmcore, Window};
 
 /// Where a writer reads pages.
-pub trait PageSource {
+pub trait PageSource: Sync {
     /// Bytes of a page.
     fn page_size(&self) -> PageSize;
     /// Whether a window costs the same whatever its length (a mapping), so that pages in it that nobody wants are free.

@@ -16,7 +16,7 @@ const PIECE: usize = 1 << 20;
 pub fn write(
     vmcore: &Vmcore<'_>,
     name: &str,
-    sink: &mut dyn DumpSink,
+    sink: &dyn DumpSink,
     progress: &dyn Progress,
     problems: &mut Problems,
 ) -> Result<Written, SinkFailure> {
@@ -61,7 +61,7 @@ fn copy(
     at: &mut u64,
     total: u64,
     name: &str,
-    sink: &mut dyn DumpSink,
+    sink: &dyn DumpSink,
     progress: &dyn Progress,
 ) -> io::Result<()> {
     for piece in window.chunks(PIECE) {
@@ -78,7 +78,7 @@ fn salvage(
     at: &mut u64,
     end: u64,
     name: &str,
-    sink: &mut dyn DumpSink,
+    sink: &dyn DumpSink,
     problems: &mut Problems,
     lost: &mut Vec<(u64, u64)>,
 ) -> io::Result<()> {
@@ -154,7 +154,7 @@ fn account(vmcore: &Vmcore<'_>, end: u64, lost: &[(u64, u64)]) -> Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::Sink;
+    use crate::format::testing::{Sink, through};
     use crate::progress::Silent;
     use crate::vmcore::{ReadAt, Window};
 
@@ -201,7 +201,8 @@ mod tests {
         let mut problems = Problems::new();
         let vmcore = Vmcore::open(source, &mut problems).unwrap();
         let known = problems.list().len();
-        let (outcome, written) = match write(&vmcore, "vmcore", sink, &Silent, &mut problems) {
+        let outcome = through(sink, |sink| write(&vmcore, "vmcore", sink, &Silent, &mut problems));
+        let (outcome, written) = match outcome {
             Ok(written) => (Ok(()), written),
             Err(e) => (Err(e.source.kind()), e.written),
         };

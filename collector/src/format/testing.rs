@@ -6,6 +6,7 @@ use crate::filter::{Account, Bitmap, Level, Selection};
 use crate::vmcore::{ReadError, Window};
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Mutex;
 
 /// Pages by number; `None` cannot be read.
 pub(crate) struct Pages {
@@ -79,8 +80,25 @@ impl Sink {
     }
 }
 
-impl DumpSink for Sink {
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+impl DumpSink for Mutex<Sink> {
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+        self.lock().unwrap().put(at, bytes)
+    }
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Lends `sink` to a writer, which wants one that it can share.
+pub(crate) fn through<T>(sink: &mut Sink, write: impl FnOnce(&dyn DumpSink) -> T) -> T {
+    let shared = Mutex::new(std::mem::take(sink));
+    let outcome = write(&shared);
+    *sink = shared.into_inner().unwrap();
+    outcome
+}
+
+impl Sink {
+    fn put(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
         let start = usize::try_from(at.get()).unwrap();
         let end = start + bytes.len();
         if self.bytes.len() < end {
@@ -108,9 +126,6 @@ impl DumpSink for Sink {
         self.bytes[start..end].copy_from_slice(bytes);
         self.allocated[start..end].fill(true);
         self.used += new;
-        Ok(())
-    }
-    fn finish(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -138,7 +138,7 @@ fn dump_one(
     out: &Reporter,
 ) -> (Option<DumpReport>, Option<(String, bool)>) {
     let unfinished = format!("{}{INCOMPLETE}", spec.file);
-    let mut sink = match FileSink::create(directory, &unfinished) {
+    let sink = match FileSink::create(directory, &unfinished) {
         Ok(sink) => sink,
         Err(e) => {
             let full = is_full(&e.source);
@@ -146,7 +146,7 @@ fn dump_one(
             return (None, Some((chain(&e), full)));
         }
     };
-    match engine.dump(spec, &mut sink, &Narrator::new(out)) {
+    match engine.dump(spec, &sink, &Narrator::new(out)) {
         Ok(report) => (Some(report), None),
         Err(EngineError::Sink { source, report }) => {
             let full = is_full(&source);
@@ -158,7 +158,7 @@ fn dump_one(
             let code = if full { Code::TARGET_FULL } else { Code::TARGET_WRITE_FAILED };
             engine.problems.push(code, format!("{unfinished}: {source}, after {} bytes", report.bytes));
             // What is in the cache is part of what was saved.
-            if let Err(e) = crate::format::DumpSink::finish(&mut sink) {
+            if let Err(e) = crate::format::DumpSink::finish(&sink) {
                 log::warn!("{unfinished}: {e}");
             }
             (Some(DumpReport { file: unfinished, complete: false, ..*report }), Some((why, true)))

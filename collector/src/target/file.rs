@@ -14,11 +14,18 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 /// A [`DumpSink`] on a new file.
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
+    dirty: Mutex<Dirty>,
+}
+
+/// What is not yet on the disk.
+#[derive(Debug, Default)]
+struct Dirty {
     /// What was written since write-back was last started, as one range.
     fresh: Option<Range<u64>>,
     fresh_bytes: u64,
@@ -37,18 +44,18 @@ impl FileSink {
 
     /// Writes to an open file.
     pub fn on(file: File) -> Self {
-        Self { file, fresh: None, fresh_bytes: 0, under_way: None }
+        Self { file, dirty: Mutex::default() }
     }
 
     /// Starts to write back what is fresh, and waits for what was under way: the disk works while the next
     /// window is filled.
-    fn turn_over(&mut self) -> io::Result<()> {
-        let fresh = self.fresh.take();
-        self.fresh_bytes = 0;
+    fn turn_over(&self, dirty: &mut Dirty) -> io::Result<()> {
+        let fresh = dirty.fresh.take();
+        dirty.fresh_bytes = 0;
         if let Some(range) = &fresh {
             sys::start_write_back(&self.file, range.start, range.end - range.start)?;
         }
-        if let Some(range) = std::mem::replace(&mut self.under_way, fresh) {
+        if let Some(range) = std::mem::replace(&mut dirty.under_way, fresh) {
             sys::sync_file_range(&self.file, range.start, range.end - range.start)?;
             self.forget(&range);
         }
@@ -67,21 +74,22 @@ impl FileSink {
 }
 
 impl DumpSink for FileSink {
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
         let len = u64::try_from(bytes.len()).map_err(io::Error::other)?;
         let end = at.get().checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
         self.file.write_all_at(bytes, at.get())?;
-        self.fresh = Some(match self.fresh.take() {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        dirty.fresh = Some(match dirty.fresh.take() {
             Some(range) => range.start.min(at.get())..range.end.max(end),
             None => at.get()..end,
         });
-        self.fresh_bytes = self.fresh_bytes.saturating_add(len);
-        if self.fresh_bytes >= Self::WINDOW { self.turn_over() } else { Ok(()) }
+        dirty.fresh_bytes = dirty.fresh_bytes.saturating_add(len);
+        if dirty.fresh_bytes >= Self::WINDOW { self.turn_over(&mut dirty) } else { Ok(()) }
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&self) -> io::Result<()> {
         self.file.sync_all()?;
-        (self.fresh, self.under_way, self.fresh_bytes) = (None, None, 0);
+        *self.dirty.lock().unwrap_or_else(PoisonError::into_inner) = Dirty::default();
         self.forget(&(0..self.file.metadata()?.len()));
         Ok(())
     }
@@ -121,7 +129,7 @@ mod tests {
 
     #[test]
     fn any_order_and_gaps() {
-        let mut sink = FileSink::on(tempfile::tempfile().unwrap());
+        let sink = FileSink::on(tempfile::tempfile().unwrap());
         let big = vec![7; usize::try_from(FileSink::WINDOW).unwrap()];
         for (at, bytes) in [(10_000_000, b"end".as_slice()), (5, b"five"), (4096, &big), (0, b"zero")] {
             sink.write_at(FileOffset::new(at), bytes).unwrap();
@@ -139,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_position_past_the_end_of_the_world_is_an_error() {
-        let mut sink = FileSink::on(tempfile::tempfile().unwrap());
+        let sink = FileSink::on(tempfile::tempfile().unwrap());
         let error = sink.write_at(FileOffset::new(u64::MAX - 1), b"xyz").unwrap_err();
         assert!(super::super::is_full(&error), "{error}");
     }
@@ -148,7 +156,7 @@ mod tests {
     fn a_full_disk_is_told_and_keeps_what_it_has() {
         let Some(small) = Small::new(1024) else { return };
         let dir = DumpDirectory::create(small.0.path(), "/", "h").unwrap();
-        let mut sink = FileSink::create(&dir, "vmcore-incomplete").unwrap();
+        let sink = FileSink::create(&dir, "vmcore-incomplete").unwrap();
         let block = [1; 64 << 10];
         let mut at = 0;
         let error = loop {
@@ -168,7 +176,7 @@ mod tests {
     fn the_page_cache_stays_small() {
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let made = DumpDirectory::create(dir.path(), "/", "h").unwrap();
-        let mut sink = FileSink::create(&made, "x").unwrap();
+        let sink = FileSink::create(&made, "x").unwrap();
         for n in 0..48 {
             sink.write_at(FileOffset::new(n << 20), &[1; 1 << 20]).unwrap();
         }

@@ -5,6 +5,8 @@ use collector::format::DumpSink;
 use collector::plan::{Compression, DumpSpec, Format};
 use collector::vmcore::{ReadAt, Window};
 use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A vmcore in memory.
 pub struct Bytes<'a> {
@@ -45,26 +47,34 @@ impl ReadAt for Bytes<'_> {
 /// A dump in memory.
 #[derive(Default)]
 pub struct Sink {
-    pub bytes: Vec<u8>,
-    pub finished: bool,
+    written: Mutex<Vec<u8>>,
+    finished: AtomicBool,
+}
+
+impl Sink {
+    /// The file, and whether the writer finished it.
+    pub fn into_parts(self) -> (Vec<u8>, bool) {
+        (self.written.into_inner().unwrap(), self.finished.into_inner())
+    }
 }
 
 /// More than any dump of a synthetic machine: an engine that writes past it is broken.
 const SINK_LIMIT: usize = 256 << 20;
 
 impl DumpSink for Sink {
-    fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
         let from = usize::try_from(at.get()).map_err(io::Error::other)?;
         let end = from.checked_add(bytes.len()).filter(|end| *end <= SINK_LIMIT);
         let end = end.ok_or_else(|| io::Error::new(io::ErrorKind::StorageFull, "past the sink's limit"))?;
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
+        let mut written = self.written.lock().unwrap();
+        if written.len() < end {
+            written.resize(end, 0);
         }
-        self.bytes[from..end].copy_from_slice(bytes);
+        written[from..end].copy_from_slice(bytes);
         Ok(())
     }
-    fn finish(&mut self) -> io::Result<()> {
-        self.finished = true;
+    fn finish(&self) -> io::Result<()> {
+        self.finished.store(true, Ordering::Relaxed);
         Ok(())
     }
 }

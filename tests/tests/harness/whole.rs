@@ -12,8 +12,9 @@ use vmcored_tests::synth::Core;
 pub fn dump(core: &Core, spec: &DumpSpec) -> (Vec<u8>, DumpReport, Vec<Problem>) {
     let source = Bytes::new(&core.file);
     let mut engine = Engine::open(&source).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
-    let mut sink = Sink::default();
-    let report = engine.dump(spec, &mut sink, &Silent).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
-    assert!(sink.finished, "{spec:?}: the sink was not finished");
-    (sink.bytes, report, engine.problems.list().to_vec())
+    let sink = Sink::default();
+    let report = engine.dump(spec, &sink, &Silent).unwrap_or_else(|e| panic!("{spec:?}: {e}"));
+    let (bytes, finished) = sink.into_parts();
+    assert!(finished, "{spec:?}: the sink was not finished");
+    (bytes, report, engine.problems.list().to_vec())
 }

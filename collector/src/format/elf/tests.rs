@@ -1,6 +1,6 @@
 use super::*;
 use crate::addr::PhysAddr;
-use crate::format::testing::{Sink, selection};
+use crate::format::testing::{Sink, selection, through};
 use crate::progress::Silent;
 use proptest::prelude::*;
 
@@ -108,8 +108,8 @@ fn write_it(
         kept.clear_range(Pfn::new(pfn), Pfn::new(pfn + 1));
     }
     let selection = selection(present, kept, level);
-    let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent };
-    let outcome = write(&job, &vmcore, sink, &mut problems);
+    let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent, threads: 1 };
+    let outcome = through(sink, |sink| write(&job, &vmcore, sink, &mut problems));
     let account = match &outcome {
         Ok(w) => w.account,
         Err(f) => f.written.account,
@@ -192,18 +192,20 @@ fn more_headers_than_e_phnum_can_say() {
             1 << 20
         }
     }
-    struct Headers(Vec<u8>, u64);
+    struct Headers(std::sync::Mutex<(Vec<u8>, u64)>);
     impl DumpSink for Headers {
-        fn write_at(&mut self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
-            self.1 = self.1.max(at.get() + bytes.len() as u64);
+        fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
+            let mut seen = self.0.lock().unwrap();
+            seen.1 = seen.1.max(at.get() + bytes.len() as u64);
             let at = usize::try_from(at.get()).unwrap();
             if at + bytes.len() <= 8 << 20 {
-                self.0.resize(self.0.len().max(at + bytes.len()), 0);
-                self.0[at..at + bytes.len()].copy_from_slice(bytes);
+                let len = seen.0.len().max(at + bytes.len());
+                seen.0.resize(len, 0);
+                seen.0[at..at + bytes.len()].copy_from_slice(bytes);
             }
             Ok(())
         }
-        fn finish(&mut self) -> io::Result<()> {
+        fn finish(&self) -> io::Result<()> {
             Ok(())
         }
     }
@@ -224,12 +226,13 @@ fn more_headers_than_e_phnum_can_say() {
         keep.set_range(Pfn::new(n * 257), Pfn::new(n * 257 + 1));
     }
     let selection = selection(present, keep, 0);
-    let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent };
-    let mut sink = Headers(Vec::new(), 0);
-    let written = write(&job, &vmcore, &mut sink, &mut problems).unwrap();
+    let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent, threads: 1 };
+    let sink = Headers(std::sync::Mutex::default());
+    let written = write(&job, &vmcore, &sink, &mut problems).unwrap();
+    let (head, len) = sink.0.into_inner().unwrap();
     assert_eq!(written.account.kept, 66_000);
-    assert_eq!(u16::from_le_bytes([sink.0[56], sink.0[57]]), 0xffff);
-    let back = Hole(sink.0, sink.1);
+    assert_eq!(u16::from_le_bytes([head[56], head[57]]), 0xffff);
+    let back = Hole(head, len);
     let after = Vmcore::open(&back, &mut problems).unwrap();
     // The text's own segment, and the pieces.
     assert_eq!(after.segments().len(), 66_001);

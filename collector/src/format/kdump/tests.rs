@@ -2,7 +2,7 @@ use super::*;
 use crate::addr::PageSize;
 use crate::filter::Selection;
 use crate::format::read::{Found, KdumpFile};
-use crate::format::testing::{Pages, Sink, bitmap, selection};
+use crate::format::testing::{Pages, Sink, bitmap, selection, through};
 use crate::problem::Code;
 use crate::progress::Silent;
 use proptest::prelude::*;
@@ -29,8 +29,8 @@ fn dump(
     how: Compression,
     sink: &mut Sink,
 ) -> Result<Written, SinkFailure> {
-    let job = Job { name: "vmcore", selection, pages, progress: &Silent };
-    let outcome = write(&job, &about(), how, sink, &mut Problems::new());
+    let job = Job { name: "vmcore", selection, pages, progress: &Silent, threads: 1 };
+    let outcome = through(sink, |sink| write(&job, &about(), how, sink, &mut Problems::new()));
     let written = match &outcome {
         Ok(w) => *w,
         Err(f) => f.written,
@@ -254,10 +254,10 @@ fn an_unreadable_page_is_missing_and_told_of() {
     let case =
         Case { shift: 12, end: 6, pages, level: 31, how: Compression::Zstd(1), window: 8, cheap: true };
     let (source, selection) = case.source();
-    let job = Job { name: "vmcore", selection: &selection, pages: &source, progress: &Silent };
+    let job = Job { name: "vmcore", selection: &selection, pages: &source, progress: &Silent, threads: 1 };
     let mut problems = Problems::new();
     let mut sink = Sink::default();
-    let written = write(&job, &about(), case.how, &mut sink, &mut problems).unwrap();
+    let written = through(&mut sink, |sink| write(&job, &about(), case.how, sink, &mut problems)).unwrap();
     assert_eq!((written.account.kept, written.account.unreadable), (2, 1));
     assert!(!written.complete());
     assert_eq!(problems.list().first().map(|p| p.code), Some(Code::PAGE_UNREADABLE));
