@@ -108,7 +108,7 @@ impl<'a> Kernel<'a> {
     fn resolve(&self, at: VirtAddr) -> Result<(PhysAddr, u64), ReadError> {
         let unmapped = |why: &str| ReadError::NotMapped { at, why: why.to_owned() };
         let walker = self.walker.as_ref().ok_or_else(|| unmapped("the page tables were not found"))?;
-        walker.leaf(self.vmcore, at)?.resolve(at).ok_or_else(|| unmapped("the leaf does not hold it"))
+        walker.resolve(self.vmcore, at)
     }
 }
 

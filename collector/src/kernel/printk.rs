@@ -13,18 +13,23 @@ mod text;
 use crate::addr::VirtAddr;
 use crate::kernel::Kernel;
 use crate::problem::{Code, Problems};
-use crate::vmcore::{ReadError, VmcoreInfo};
+use crate::vmcore::{Endian, ReadError, VmcoreInfo};
 use std::io;
 
 /// Virtual memory of the crashed kernel, as far as the log needs it.
 pub trait Memory {
     /// Fills `buf` from `at`.
     fn read(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), ReadError>;
+    /// Byte order of what is read.
+    fn endian(&self) -> Endian;
 }
 
 impl Memory for Kernel<'_> {
     fn read(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         self.read_virt(at, buf)
+    }
+    fn endian(&self) -> Endian {
+        self.vmcore().endian()
     }
 }
 
@@ -168,13 +173,18 @@ impl<'a> Area<'a> {
         Ok(())
     }
 
-    /// A little-endian integer of `size` bytes, at most 8.
+    /// An integer of the crashed kernel, of `size` bytes, at most 8.
     fn int(&mut self, at: VirtAddr, size: u64) -> Result<u64, LogError> {
         let what = self.what;
         let size = usize::try_from(size).ok().filter(|s| *s <= 8);
         let size = size.ok_or(LogError::Impossible { what, value: u64::MAX })?;
+        let endian = self.memory.endian();
+        let from = self.get(at, size)?;
         let mut eight = [0; 8];
-        eight.iter_mut().zip(self.get(at, size)?).for_each(|(to, from)| *to = *from);
+        match endian {
+            Endian::Little => eight.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
+            Endian::Big => eight.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from),
+        }
         Ok(u64::from_le_bytes(eight))
     }
 }

@@ -23,8 +23,18 @@ pub const PT_NOTE: u32 = 4;
 /// `n_type` of a CPU's registers, with the name `CORE`.
 pub const NT_PRSTATUS: u32 = 1;
 
+/// `e_machine` of 64-bit PowerPC, either byte order.
+pub const EM_PPC64: u16 = 21;
+/// `e_machine` of s390x.
+pub const EM_S390: u16 = 22;
 /// `e_machine` of x86-64.
 pub const EM_X86_64: u16 = 62;
+/// `e_machine` of arm64.
+pub const EM_AARCH64: u16 = 183;
+/// `e_machine` of RISC-V.
+pub const EM_RISCV: u16 = 243;
+/// `e_machine` of LoongArch.
+pub const EM_LOONGARCH: u16 = 258;
 
 /// The file header, at offset 0.
 #[derive(FromBytes, KnownLayout, Immutable, Unaligned, Debug)]

@@ -15,7 +15,7 @@ mod source;
 mod vmcoreinfo;
 
 pub use endian::Endian;
-pub use layout::EM_X86_64;
+pub use layout::{EM_AARCH64, EM_LOONGARCH, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64};
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::addr::{FileOffset, PageSize, Pfn, PhysAddr, VirtAddr};
@@ -345,7 +345,7 @@ fn page_size(
         None => "no VMCOREINFO note".to_owned(),
     };
     let known = match machine {
-        EM_X86_64 => PageSize::new(4096),
+        EM_X86_64 | EM_S390 | EM_RISCV => PageSize::new(4096),
         _ => None,
     };
     match known {

@@ -1,21 +1,29 @@
 //! What differs from architecture to architecture. Nothing outside this directory knows any of it.
+//!
+//! An [`Arch`] says for a virtual address whether page tables are asked at all ([`Place`]), and what an entry of them means
+//! ([`Entry`]); [`Walker`] does the reading. Everything an architecture needs is probed once, in its `new`: VMCOREINFO keys,
+//! and where these leave a choice, which of the candidates finds the kernel's own image where the kernel says it is.
 
 mod walk;
 mod x86_64;
 
-pub(crate) use walk::Walker;
+pub(crate) use walk::{Leaf, Walker};
 
 use crate::problem::{Code, Problems};
-use crate::vmcore::{EM_X86_64, Vmcore};
+use crate::vmcore::{EM_X86_64, Endian, Vmcore};
 
 /// An architecture, with what this vmcore says about it.
 pub(crate) trait Arch: Send + Sync {
+    /// Where to look for `at`.
+    fn place(&self, at: u64) -> Place;
     /// The kernel's page tables.
     fn tables(&self) -> &Tables;
     /// What an entry of the table at `level` (index into [`Tables::levels`]) means.
     fn decode(&self, level: usize, entry: u64) -> Entry;
     /// `phys_base` as the kdump header wants it; 0 where there is none.
-    fn phys_base(&self) -> u64;
+    fn phys_base(&self) -> u64 {
+        0
+    }
     /// The orders that a hugetlb page can have.
     fn hugetlb_orders(&self) -> &[u32];
     /// SECTION_SIZE_BITS of kernels that do not export it.
@@ -24,17 +32,47 @@ pub(crate) trait Arch: Send + Sync {
     fn max_physmem_bits(&self) -> Option<u32>;
 }
 
+/// Where to look for a virtual address.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// The page tables tell. The address may differ from the one asked for: a tag in it is no part of it.
+    Tables(u64),
+    /// No table is asked: this stretch holds it, by the kernel's layout.
+    #[expect(dead_code, reason = "for s390x and ppc64")]
+    Direct(Leaf),
+    /// The kernel has nothing there, and why.
+    Nowhere(String),
+}
+
 /// Page tables: a radix tree of virtual addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     /// Physical address of the top table.
     pub root: u64,
     /// From the top down.
-    pub levels: &'static [Level],
+    pub levels: Vec<Level>,
+    /// Byte order of the entries; not always the kernel's.
+    pub endian: Endian,
+}
+
+impl Tables {
+    /// One past the highest bit of a virtual address that any level looks at.
+    fn top(&self) -> u32 {
+        self.levels.first().map_or(0, |l| l.shift.saturating_add(l.bits))
+    }
+
+    /// Whether bits 63 down to the top level's highest are all the same, and the place for it.
+    fn sign_extended(&self, at: u64) -> Place {
+        let top = self.top().saturating_sub(1);
+        match at.cast_signed() >> top.min(63) {
+            0 | -1 => Place::Tables(at),
+            _ => Place::Nowhere(format!("bits 63:{} are no copy of bit {top}", self.top())),
+        }
+    }
 }
 
 /// One level of page tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Level {
     /// Its name, for messages.
     pub name: &'static str,
@@ -53,6 +91,15 @@ pub(crate) enum Entry {
     Table(u64),
     /// The physical address of the memory.
     Leaf(u64),
+    #[expect(dead_code, reason = "for riscv64")]
+    /// One of several equal entries that together map `1 << shift` bytes, naturally aligned: the physical address of the
+    /// first.
+    Shared {
+        /// Physical address of the first byte.
+        phys: u64,
+        /// log2 of the bytes.
+        shift: u32,
+    },
 }
 
 /// The vmcore's architecture. `None`, and a problem, when it is not supported or its tables cannot be found.
@@ -69,4 +116,12 @@ pub(crate) fn detect(vmcore: &Vmcore<'_>, problems: &mut Problems) -> Option<Box
             None
         }
     }
+}
+
+/// Says that a key is missing without which no address can be translated.
+fn missing(problems: &mut Problems, what: &str) {
+    problems.push(
+        Code::VMCOREINFO_KEY_MISSING,
+        format!("{what}: no address can be translated, every page is kept"),
+    );
 }

@@ -1,25 +1,25 @@
 //! The walk through page tables, with what it saw last kept: consecutive addresses cost no further read.
 
-use super::{Arch, Entry};
+use super::{Arch, Entry, Place};
 use crate::addr::{PhysAddr, VirtAddr};
-use crate::vmcore::{Endian, ReadError, Vmcore};
+use crate::vmcore::{ReadError, Vmcore};
 use std::sync::{Mutex, PoisonError};
 
-/// A stretch of virtual memory that one page-table entry maps.
+/// A stretch of virtual memory that is contiguous in physical memory: what one page-table entry maps, or a direct map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Leaf {
     /// First virtual address.
-    virt: u64,
-    /// Bytes, a power of two.
-    len: u64,
+    pub virt: u64,
+    /// Bytes.
+    pub len: u64,
     /// Physical address of the first byte.
-    phys: u64,
+    pub phys: u64,
 }
 
 impl Leaf {
     /// Where `at` is, and how many bytes of the leaf follow (at least 1).
-    pub fn resolve(&self, at: VirtAddr) -> Option<(PhysAddr, u64)> {
-        let skip = at.get().checked_sub(self.virt).filter(|skip| *skip < self.len)?;
+    pub fn resolve(&self, at: u64) -> Option<(PhysAddr, u64)> {
+        let skip = at.checked_sub(self.virt).filter(|skip| *skip < self.len)?;
         Some((PhysAddr::new(self.phys.wrapping_add(skip)), self.len.saturating_sub(skip)))
     }
 }
@@ -53,53 +53,70 @@ impl Walker {
         self.arch.as_ref()
     }
 
-    /// The leaf that maps `at`.
-    pub fn leaf(&self, vmcore: &Vmcore<'_>, at: VirtAddr) -> Result<Leaf, ReadError> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(leaf) = seen.leaf
-            && leaf.resolve(at).is_some()
-        {
-            return Ok(leaf);
-        }
-        let leaf = self.walk(vmcore, at, &mut seen.tables)?;
-        seen.leaf = Some(leaf);
-        Ok(leaf)
-    }
-
-    fn walk(&self, vmcore: &Vmcore<'_>, at: VirtAddr, tables: &mut Vec<Table>) -> Result<Leaf, ReadError> {
-        let geometry = self.arch.tables();
+    /// Where `at` is, and how many bytes follow it there (at least 1).
+    pub fn resolve(&self, vmcore: &Vmcore<'_>, at: VirtAddr) -> Result<(PhysAddr, u64), ReadError> {
         let fault = |why: String| ReadError::NotMapped { at, why };
-        let top = geometry.levels.first().map_or(0, |l| l.shift.saturating_add(l.bits));
-        let unused = at.get().cast_signed() >> top.saturating_sub(1).min(63);
-        if unused != 0 && unused != -1 {
-            return Err(fault(format!("bits 63:{top} are no copy of bit {}", top.saturating_sub(1))));
-        }
-        let mut table_at = geometry.root;
-        for (depth, level) in geometry.levels.iter().enumerate() {
-            let table = table(vmcore, tables, depth, table_at, 8_usize << level.bits).map_err(|e| {
-                fault(format!("the {} table at {table_at:#x} is not to be read: {e}", level.name))
-            })?;
-            let index = at.get() >> level.shift & ((1_u64 << level.bits) - 1);
-            let entry = usize::try_from(index)
-                .ok()
-                .and_then(|i| entry(vmcore.endian(), &table.bytes, i))
-                .unwrap_or(0);
-            match self.arch.decode(depth, entry) {
-                Entry::Empty => {
-                    return Err(fault(format!(
-                        "{} entry {index} of the table at {table_at:#x} is {entry:#x}",
-                        level.name
-                    )));
-                }
-                Entry::Table(next) => table_at = next,
-                Entry::Leaf(phys) => {
-                    let len = 1_u64 << level.shift;
-                    return Ok(Leaf { virt: at.get() & !(len - 1), len, phys });
-                }
+        let untagged = match self.arch.place(at.get()) {
+            Place::Tables(untagged) => untagged,
+            Place::Direct(leaf) => {
+                return leaf.resolve(at.get()).ok_or_else(|| fault("the direct map ends before".to_owned()));
             }
+            Place::Nowhere(why) => return Err(fault(why)),
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = seen.leaf.and_then(|leaf| leaf.resolve(untagged)) {
+            return Ok(found);
         }
-        Err(fault("the lowest table names another".to_owned()))
+        let leaf = walk(self.arch(), vmcore, VirtAddr::new(untagged), &mut seen.tables)?;
+        seen.leaf = Some(leaf);
+        leaf.resolve(untagged).ok_or_else(|| fault("the leaf does not hold it".to_owned()))
     }
+}
+
+/// What the page tables say of one address, for probing an architecture before there is a [`Walker`].
+#[expect(dead_code, reason = "for arm64")]
+pub(super) fn probe(arch: &dyn Arch, vmcore: &Vmcore<'_>, at: VirtAddr) -> Option<PhysAddr> {
+    let leaf = walk(arch, vmcore, at, &mut Vec::new()).ok()?;
+    leaf.resolve(at.get()).map(|(phys, _)| phys)
+}
+
+/// Walks from the top down; `tables` has the last table of each level.
+fn walk(
+    arch: &dyn Arch,
+    vmcore: &Vmcore<'_>,
+    at: VirtAddr,
+    tables: &mut Vec<Table>,
+) -> Result<Leaf, ReadError> {
+    let geometry = arch.tables();
+    let fault = |why: String| ReadError::NotMapped { at, why };
+    let mut table_at = geometry.root;
+    for (depth, level) in geometry.levels.iter().enumerate() {
+        let table = table(vmcore, tables, depth, table_at, 8_usize << level.bits).map_err(|e| {
+            fault(format!("the {} table at {table_at:#x} is not to be read: {e}", level.name))
+        })?;
+        let index = at.get() >> level.shift & ((1_u64 << level.bits) - 1);
+        let entry = usize::try_from(index)
+            .ok()
+            .and_then(|i| geometry.endian.u64(&table.bytes, i.checked_mul(8)?))
+            .unwrap_or(0);
+        let (phys, shift) = match arch.decode(depth, entry) {
+            Entry::Empty => {
+                return Err(fault(format!(
+                    "{} entry {index} of the table at {table_at:#x} is {entry:#x}",
+                    level.name
+                )));
+            }
+            Entry::Table(next) => {
+                table_at = next;
+                continue;
+            }
+            Entry::Leaf(phys) => (phys, level.shift),
+            Entry::Shared { phys, shift } => (phys, shift),
+        };
+        let len = 1_u64 << shift.min(63);
+        return Ok(Leaf { virt: at.get() & !(len - 1), len, phys });
+    }
+    Err(fault("the lowest table names another".to_owned()))
 }
 
 /// The table of `len` bytes at `at`, from memory when it was the last one at this depth.
@@ -122,8 +139,4 @@ fn table<'t>(
         slot.at = at;
     }
     Ok(slot)
-}
-
-fn entry(endian: Endian, table: &[u8], index: usize) -> Option<u64> {
-    endian.u64(table, index.checked_mul(8)?)
 }

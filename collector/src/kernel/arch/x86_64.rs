@@ -1,7 +1,7 @@
 //! x86-64: 4- and 5-level page tables, KASLR, memory encryption. Intel SDM volume 3, section 4.5.
 
-use super::{Arch, Entry, Level, Tables};
-use crate::problem::{Code, Problems};
+use super::{Arch, Entry, Level, Place, Tables, missing};
+use crate::problem::Problems;
 use crate::vmcore::Vmcore;
 
 /// `__START_KERNEL_map`: where the kernel image is mapped; virtual minus this plus `phys_base` is physical.
@@ -36,19 +36,15 @@ impl X86_64 {
         // VMCOREINFO calls it swapper_pg_dir whatever the kernel's own name; the others come from symbol files.
         let names = ["swapper_pg_dir", "init_top_pgt", "init_level4_pgt"];
         let Some(top) = names.iter().find_map(|name| info.symbol(name)) else {
-            problems.push(
-                Code::VMCOREINFO_KEY_MISSING,
-                "VMCOREINFO has no key SYMBOL(swapper_pg_dir): no address can be translated, every page is kept",
-            );
+            missing(problems, "VMCOREINFO has no key SYMBOL(swapper_pg_dir)");
             return None;
         };
         let Some(phys_base) =
             info.number("phys_base").map(i64::cast_unsigned).or_else(|| from_segments(vmcore))
         else {
-            problems.push(
-                Code::VMCOREINFO_KEY_MISSING,
-                "VMCOREINFO has no key NUMBER(phys_base) and no PT_LOAD is of the kernel's text: no address can be \
-                 translated, every page is kept",
+            missing(
+                problems,
+                "VMCOREINFO has no key NUMBER(phys_base) and no PT_LOAD is of the kernel's text",
             );
             return None;
         };
@@ -59,7 +55,8 @@ impl X86_64 {
         // One kernel runs with either depth, as the CPU can, and says which (since v4.17).
         let five = info.number("pgtable_l5_enabled").unwrap_or(0) != 0;
         let levels = if five { LEVELS } else { LEVELS.get(1..).unwrap_or(LEVELS) };
-        Some(Self { tables: Tables { root, levels }, phys_base, address })
+        let tables = Tables { root, levels: levels.to_vec(), endian: vmcore.endian() };
+        Some(Self { tables, phys_base, address })
     }
 }
 
@@ -70,6 +67,9 @@ fn from_segments(vmcore: &Vmcore<'_>) -> Option<u64> {
 }
 
 impl Arch for X86_64 {
+    fn place(&self, at: u64) -> Place {
+        self.tables.sign_extended(at)
+    }
     fn tables(&self) -> &Tables {
         &self.tables
     }

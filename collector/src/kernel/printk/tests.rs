@@ -15,6 +15,9 @@ impl Memory for Ram {
         buf.copy_from_slice(self.0.get(start..end).ok_or_else(missing)?);
         Ok(())
     }
+    fn endian(&self) -> Endian {
+        Endian::Little
+    }
 }
 
 impl Ram {
