@@ -175,12 +175,15 @@ impl<'a> Engine<'a> {
                     elf::write(&job, vmcore, sink, problems)
                 } else {
                     let about = kdump::About {
+                        endian: vmcore.endian(),
                         utsname,
                         crash_time,
                         phys_base,
                         cpus: vmcore.cpus(),
                         notes: vmcore.notes(),
                         vmcoreinfo: vmcore.vmcoreinfo_range(),
+                        erased: &[],
+                        part: None,
                     };
                     kdump::write(&job, &about, spec.compression, sink, problems)
                 }

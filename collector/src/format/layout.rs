@@ -141,6 +141,25 @@ pub struct PageDesc {
     pub page_flags: U64,
 }
 
+/// The other byte order: on disk are the crashed kernel's integers, and that of s390x is big-endian.
+macro_rules! swapped {
+    ($name:ident: $($field:ident),*) => {
+        impl $name {
+            /// The same with the bytes of every integer in the opposite order.
+            #[must_use]
+            pub fn swapped(mut self) -> Self {
+                $(self.$field = self.$field.get().swap_bytes().into();)*
+                self
+            }
+        }
+    };
+}
+swapped!(DiskDumpHeader: header_version, tv_sec, tv_usec, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr,
+    total_ram_blocks, device_blocks, written_blocks, current_cpu, nr_cpus);
+swapped!(KdumpSubHeader: phys_base, dump_level, split, start_pfn, end_pfn, offset_vmcoreinfo, size_vmcoreinfo,
+    offset_note, size_note, offset_eraseinfo, size_eraseinfo, start_pfn_64, end_pfn_64, max_mapnr_64);
+swapped!(PageDesc: offset, size, flags, page_flags);
+
 const _: () = {
     use std::mem::offset_of;
     assert!(size_of::<DiskDumpHeader>() == 464);

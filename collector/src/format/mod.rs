@@ -10,6 +10,7 @@ pub mod layout;
 mod pages;
 pub mod raw;
 pub mod read;
+pub mod stream;
 
 pub use codec::DecodeError;
 pub use pages::{PageReader, PageSource};
@@ -81,14 +82,13 @@ impl Job<'_> {
     fn report(&self, done: u64, total: u64, bytes: u64) {
         self.progress.update(Stage::Dump, &format!("writing {}", self.name), done, total, bytes);
     }
+}
 
-    fn unreadable(&self, problems: &mut Problems, pfn: Pfn, why: &ReadError) {
-        let why = crate::engine::chain(why);
-        problems.push(
-            Code::PAGE_UNREADABLE,
-            format!("{}: page {pfn} could not be read and is missing: {why}", self.name),
-        );
-    }
+/// Records that a page of the dump `name` is missing.
+fn unreadable(name: &str, problems: &mut Problems, pfn: Pfn, why: &ReadError) {
+    let why = crate::engine::chain(why);
+    problems
+        .push(Code::PAGE_UNREADABLE, format!("{name}: page {pfn} could not be read and is missing: {why}"));
 }
 
 /// Whether all bytes are zero. 128 bytes a step, which becomes vector code on every architecture.

@@ -2,6 +2,7 @@ use super::*;
 use crate::addr::PageSize;
 use crate::filter::Selection;
 use crate::format::read::{Found, KdumpFile};
+use crate::format::stream::{Flattened, testing::unflatten};
 use crate::format::testing::{Pages, Sink, bitmap, selection, through};
 use crate::problem::Code;
 use crate::progress::Silent;
@@ -14,12 +15,15 @@ fn about() -> About<'static> {
     let mut utsname = [[0; 65]; 6];
     utsname[2][..3].copy_from_slice(b"6.1");
     About {
+        endian: Endian::Little,
         utsname,
         crash_time: 1_763_800_000,
         phys_base: 0x1_0000_0000,
         cpus: 2,
         notes: NOTES,
         vmcoreinfo: 11..25,
+        erased: &[],
+        part: None,
     }
 }
 
@@ -29,7 +33,17 @@ fn dump(
     how: Compression,
     sink: &mut Sink,
 ) -> Result<Written, SinkFailure> {
-    let job = Job { name: "vmcore", selection, pages, progress: &Silent, threads: 1 };
+    dump_on(1, pages, selection, how, sink)
+}
+
+fn dump_on(
+    threads: usize,
+    pages: &Pages,
+    selection: &Selection,
+    how: Compression,
+    sink: &mut Sink,
+) -> Result<Written, SinkFailure> {
+    let job = Job { name: "vmcore", selection, pages, progress: &Silent, threads };
     let outcome = through(sink, |sink| write(&job, &about(), how, sink, &mut Problems::new()));
     let written = match &outcome {
         Ok(w) => *w,
@@ -152,10 +166,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_written_is_read_back(case in case()) {
+    fn what_is_written_is_read_back(case in case(), threads in 1_usize..4) {
         let (pages, selection) = case.source();
         let mut sink = Sink::default();
-        let written = dump(&pages, &selection, case.how, &mut sink).unwrap();
+        let written = dump_on(threads, &pages, &selection, case.how, &mut sink).unwrap();
         prop_assert_eq!(written.bytes, sink.bytes.len() as u64);
         let (found, _) = case.check(&sink.bytes, false);
         prop_assert_eq!(found, written.account.kept + written.account.zero);
@@ -164,13 +178,33 @@ proptest! {
     }
 
     #[test]
-    fn a_full_disk_leaves_what_fits(case in case(), at in any::<prop::sample::Index>()) {
+    fn a_stream_is_the_same_file_and_says_nothing_twice(case in case(), threads in 1_usize..4, big in any::<bool>()) {
+        let (pages, selection) = case.source();
+        let job = Job { name: "vmcore", selection: &selection, pages: &pages, progress: &Silent, threads };
+        let about = About { endian: if big { Endian::Big } else { Endian::Little }, ..about() };
+        let stream = Flattened::new(Vec::new());
+        let written = write(&job, &about, case.how, &stream, &mut Problems::new()).unwrap();
+        stream.finish().unwrap();
+        let (file, mut records) = unflatten(&stream.into_inner());
+        prop_assert_eq!(written.bytes, file.len() as u64);
+        if !big {
+            case.check(&file, false);
+        }
+        // Only a header that has to say that pages are missing comes twice.
+        let twice = usize::from(written.account.unreadable > 0);
+        records.truncate(records.len() - twice);
+        records.sort_unstable();
+        prop_assert!(records.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{:?}", records);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_what_fits(case in case(), at in any::<prop::sample::Index>(), threads in 1_usize..3) {
         let (pages, selection) = case.source();
         let mut whole = Sink::default();
         dump(&pages, &selection, case.how, &mut whole).unwrap();
         let room = at.index(whole.used());
         let mut sink = Sink::with_room(room);
-        let failure = dump(&pages, &selection, case.how, &mut sink).unwrap_err();
+        let failure = dump_on(threads, &pages, &selection, case.how, &mut sink).unwrap_err();
         let account = failure.written.account;
         // Before the descriptors are there, nothing can be read, and nothing is claimed.
         if account.kept + account.zero + account.unreadable > 0 {
@@ -225,6 +259,10 @@ fn many_batches_and_a_full_disk_at_each_of_them() {
     let written = dump(&source, &selection, case.how, &mut whole).unwrap();
     assert_eq!((written.account.kept, written.account.zero), (4000, 2000));
     assert!(whole.bytes.len() > 8 << 20);
+    let mut threaded = Sink::default();
+    assert_eq!(dump_on(4, &source, &selection, case.how, &mut threaded).unwrap(), written);
+    assert_eq!(case.check(&threaded.bytes, false), (750, 0));
+    check_parts(&case, &source, &selection);
     let mut last = 0;
     for room in (1..10).map(|tenth| whole.used() / 10 * tenth) {
         let mut sink = Sink::with_room(room);
@@ -242,6 +280,43 @@ fn many_batches_and_a_full_disk_at_each_of_them() {
         }
     }
     assert!(last > 2000, "{last}");
+}
+
+/// The parts of a split dump have each its pages, and the whole bitmaps.
+fn check_parts(case: &Case, source: &Pages, selection: &Selection) {
+    let ends = [0, 1000, 1001, 4500, 6000].map(Pfn::new);
+    let mut page = vec![0; 4096];
+    for part in ends.windows(2).map(|pair| (pair[0], pair[1])) {
+        let job = Job { name: "part", selection, pages: source, progress: &Silent, threads: 2 };
+        let about = About { part: Some(part), ..about() };
+        let mut sink = Sink::default();
+        let written =
+            through(&mut sink, |sink| write(&job, &about, case.how, sink, &mut Problems::new())).unwrap();
+        let pages = part.1.get() - part.0.get();
+        assert_eq!((written.account.present, written.account.kept + written.account.zero), (pages, pages));
+        let file = sink.bytes;
+        let sub_at = |at: usize| u64::from_le_bytes(file[4096 + at..4096 + at + 8].try_into().unwrap());
+        assert_eq!((file[4096 + 12], sub_at(16), sub_at(24)), (1, part.0.get(), part.1.get()));
+        assert_eq!((sub_at(80), sub_at(88), sub_at(96)), (part.0.get(), part.1.get(), 6000));
+        // As if it had but the first part's pages: the table starts with the part.
+        let mut dump = KdumpFile::open(&file).unwrap();
+        assert!(dump.kept(Pfn::new(0)) && dump.kept(Pfn::new(5999)));
+        let descs = usize::try_from(sub_blocks(&file) * 4096).unwrap();
+        for pfn in part.0.get()..part.1.get() {
+            let at = descs + usize::try_from(pfn - part.0.get()).unwrap() * 24;
+            let offset = u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+            assert_ne!(offset, 0, "page {pfn}");
+        }
+        if part.0.get() == 0 {
+            assert_eq!(dump.page(Pfn::new(999), &mut page).unwrap(), Found::Page);
+        }
+    }
+}
+
+/// Blocks before the table of descriptors.
+fn sub_blocks(file: &[u8]) -> u64 {
+    let at = |at: usize| u64::from(u32::from_le_bytes(file[at..at + 4].try_into().unwrap()));
+    1 + at(432) + at(436)
 }
 
 #[test]
