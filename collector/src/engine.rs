@@ -1,13 +1,13 @@
 //! The engine as one object: open a vmcore, save its log, write its dumps. Runs after a crash and on a laptop alike.
 
 use crate::filter::{Level, Selection, select};
-use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw};
+use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
 use crate::kernel::Kernel;
 use crate::kernel::printk;
 use crate::manifest::{CrashedKernel, DumpReport};
 use crate::plan::{DumpSpec, Format};
 use crate::problem::{Code, Problems};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 use crate::vmcore::{ReadAt, Vmcore, VmcoreError};
 use std::io;
 use std::time::{Duration, Instant};
@@ -111,25 +111,97 @@ impl<'a> Engine<'a> {
         sink: &dyn DumpSink,
         progress: &dyn Progress,
     ) -> Result<DumpReport, EngineError> {
-        // Bits that mean nothing are left out: a plan of the future still gets its dump.
-        let level = Level::new(spec.level & 31);
-        let mut scan = Duration::ZERO;
-        if spec.format == Format::Raw {
+        let scan = if spec.format == Format::Raw {
             self.selection = None;
-        } else if let Some(level) = level
-            && self.selection.as_ref().is_none_or(|(asked, _)| *asked != level)
-        {
-            // The old bitmaps go before the new ones come.
-            self.selection = None;
-            let start = Instant::now();
-            let selection = self.with_kernel(|kernel, problems| select(kernel, level, progress, problems));
-            scan = start.elapsed();
-            self.selection = Some((level, selection));
-        }
-
+            Duration::ZERO
+        } else {
+            self.scan(spec.level, progress)
+        };
         let start = Instant::now();
         let outcome = self.write(spec, sink, progress);
+        self.report(spec, outcome, scan, start.elapsed())
+    }
+
+    /// Writes one kdump-compressed dump as several files, as makedumpfile's `--split`: each has all headers and bitmaps,
+    /// and about the same number of pages. Parts start at multiples of `block` pages. As many threads work as there are
+    /// sinks. A report for each, in their order; its pages are those that were to be written.
+    pub fn dump_split(
+        &mut self,
+        spec: &DumpSpec,
+        sinks: &[&dyn DumpSink],
+        block: u64,
+        progress: &dyn Progress,
+    ) -> Vec<Result<DumpReport, EngineError>> {
+        let scan = self.scan(spec.level, progress);
+        let utsname = self.utsname();
+        let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
+        let start = Instant::now();
+        let Some((_, selection)) = &self.selection else { return Vec::new() };
+        let vmcore = &self.vmcore;
+        let crash_time = self.crash_time().unwrap_or(0);
+        let part = |sink: &dyn DumpSink, range, progress: &dyn Progress| {
+            let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: 1 };
+            let about = kdump::About { part: Some(range), ..about(vmcore, utsname, crash_time, phys_base) };
+            let mut problems = Problems::new();
+            let outcome = kdump::write(&job, &about, spec.compression, sink, &mut problems);
+            (finished(outcome, sink), problems)
+        };
+        let parts = split::parts(&selection.keep, sinks.len(), block);
+        let outcomes = std::thread::scope(|scope| {
+            let mut work: Vec<_> = sinks.iter().copied().zip(parts).collect();
+            let first = (!work.is_empty()).then(|| work.remove(0));
+            let part = &part;
+            let others: Vec<_> = work
+                .into_iter()
+                .map(|(sink, range)| scope.spawn(move || part(sink, range, &Silent)))
+                .collect();
+            let first = first.map(|(sink, range)| part(sink, range, progress));
+            let failed = || {
+                let source = io::Error::other("a thread of the dump panicked");
+                (Err(SinkFailure { source, written: Written::default() }), Problems::new())
+            };
+            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|_| failed()));
+            first.into_iter().chain(others).collect::<Vec<_>>()
+        });
         let write = start.elapsed();
+        outcomes
+            .into_iter()
+            .map(|(outcome, problems)| {
+                self.problems.extend(problems.list().iter().cloned());
+                self.report(spec, outcome, scan, write)
+            })
+            .collect()
+    }
+
+    /// What a filter level would keep and drop, without writing anything: zero pages are not yet known.
+    pub fn select(&mut self, level: Level, progress: &dyn Progress) -> Option<&Selection> {
+        self.scan(level.bits(), progress);
+        self.selection.as_ref().map(|(_, selection)| selection)
+    }
+
+    /// Makes the selection for a level, unless it is there; returns how long that took.
+    fn scan(&mut self, level: u8, progress: &dyn Progress) -> Duration {
+        // Bits that mean nothing are left out: a plan of the future still gets its dump.
+        let Some(level) = Level::new(level & 31) else { return Duration::ZERO };
+        if self.selection.as_ref().is_some_and(|(asked, _)| *asked == level) {
+            return Duration::ZERO;
+        }
+        // The old bitmaps go before the new ones come.
+        self.selection = None;
+        let start = Instant::now();
+        let selection = self.with_kernel(|kernel, problems| select(kernel, level, progress, problems));
+        self.selection = Some((level, selection));
+        start.elapsed()
+    }
+
+    /// What became of a dump, and its failure if it failed.
+    fn report(
+        &mut self,
+        spec: &DumpSpec,
+        outcome: Result<Written, SinkFailure>,
+        scan: Duration,
+        write: Duration,
+    ) -> Result<DumpReport, EngineError> {
         let (written, failure) = match outcome {
             Ok(written) => (written, None),
             Err(SinkFailure { source, written }) => (written, Some(source)),
@@ -174,25 +246,12 @@ impl<'a> Engine<'a> {
                 if format == Format::Elf {
                     elf::write(&job, vmcore, sink, problems)
                 } else {
-                    let about = kdump::About {
-                        endian: vmcore.endian(),
-                        utsname,
-                        crash_time,
-                        phys_base,
-                        cpus: vmcore.cpus(),
-                        notes: vmcore.notes(),
-                        vmcoreinfo: vmcore.vmcoreinfo_range(),
-                        erased: &[],
-                        part: None,
-                    };
+                    let about = about(vmcore, utsname, crash_time, phys_base);
                     kdump::write(&job, &about, spec.compression, sink, problems)
                 }
             }
-        }?;
-        match sink.finish() {
-            Ok(()) => Ok(written),
-            Err(source) => Err(SinkFailure { source, written }),
-        }
+        };
+        finished(written, sink)
     }
 
     fn utsname(&mut self) -> [[u8; 65]; 6] {
@@ -211,6 +270,35 @@ impl<'a> Engine<'a> {
         let kernel = Kernel::open(&self.vmcore, problems);
         self.kernel_opened = true;
         step(&kernel, &mut self.problems)
+    }
+}
+
+/// What the headers of a dump say of the crashed kernel.
+fn about<'v>(
+    vmcore: &'v Vmcore<'_>,
+    utsname: [[u8; 65]; 6],
+    crash_time: u64,
+    phys_base: u64,
+) -> kdump::About<'v> {
+    kdump::About {
+        endian: vmcore.endian(),
+        utsname,
+        crash_time,
+        phys_base,
+        cpus: vmcore.cpus(),
+        notes: vmcore.notes(),
+        vmcoreinfo: vmcore.vmcoreinfo_range(),
+        erased: &[],
+        part: None,
+    }
+}
+
+/// A dump is written when it is durable.
+fn finished(written: Result<Written, SinkFailure>, sink: &dyn DumpSink) -> Result<Written, SinkFailure> {
+    let written = written?;
+    match sink.finish() {
+        Ok(()) => Ok(written),
+        Err(source) => Err(SinkFailure { source, written }),
     }
 }
 

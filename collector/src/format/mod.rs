@@ -10,6 +10,7 @@ pub mod layout;
 mod pages;
 pub mod raw;
 pub mod read;
+pub mod split;
 pub mod stream;
 
 pub use codec::DecodeError;
