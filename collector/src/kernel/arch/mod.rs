@@ -4,13 +4,19 @@
 //! ([`Entry`]); [`Walker`] does the reading. Everything an architecture needs is probed once, in its `new`: VMCOREINFO keys,
 //! and where these leave a choice, which of the candidates finds the kernel's own image where the kernel says it is.
 
+mod arm64;
+mod loongarch64;
+mod ppc64;
+mod riscv64;
+mod s390x;
 mod walk;
 mod x86_64;
 
 pub(crate) use walk::{Leaf, Walker};
 
+use crate::addr::VirtAddr;
 use crate::problem::{Code, Problems};
-use crate::vmcore::{EM_X86_64, Endian, Vmcore};
+use crate::vmcore::{EM_AARCH64, EM_LOONGARCH, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64, Endian, Vmcore};
 
 /// An architecture, with what this vmcore says about it.
 pub(crate) trait Arch: Send + Sync {
@@ -38,7 +44,6 @@ pub(crate) enum Place {
     /// The page tables tell. The address may differ from the one asked for: a tag in it is no part of it.
     Tables(u64),
     /// No table is asked: this stretch holds it, by the kernel's layout.
-    #[expect(dead_code, reason = "for s390x and ppc64")]
     Direct(Leaf),
     /// The kernel has nothing there, and why.
     Nowhere(String),
@@ -91,7 +96,6 @@ pub(crate) enum Entry {
     Table(u64),
     /// The physical address of the memory.
     Leaf(u64),
-    #[expect(dead_code, reason = "for riscv64")]
     /// One of several equal entries that together map `1 << shift` bytes, naturally aligned: the physical address of the
     /// first.
     Shared {
@@ -106,6 +110,11 @@ pub(crate) enum Entry {
 pub(crate) fn detect(vmcore: &Vmcore<'_>, problems: &mut Problems) -> Option<Box<dyn Arch>> {
     match vmcore.machine() {
         EM_X86_64 => Some(Box::new(x86_64::X86_64::new(vmcore, problems)?)),
+        EM_AARCH64 => Some(Box::new(arm64::Arm64::new(vmcore, problems)?)),
+        EM_PPC64 => Some(Box::new(ppc64::Ppc64::new(vmcore, problems)?)),
+        EM_S390 => Some(Box::new(s390x::S390x::new(vmcore, problems)?)),
+        EM_RISCV => Some(Box::new(riscv64::Riscv64::new(vmcore, problems)?)),
+        EM_LOONGARCH => Some(Box::new(loongarch64::LoongArch64::new(vmcore, problems)?)),
         other => {
             problems.push(
                 Code::TRANSLATION_FAILED,
@@ -124,4 +133,13 @@ fn missing(problems: &mut Problems, what: &str) {
         Code::VMCOREINFO_KEY_MISSING,
         format!("{what}: no address can be translated, every page is kept"),
     );
+}
+
+/// Where a part of the kernel's image is in physical memory, by the PT_LOAD that holds it.
+fn from_segments(vmcore: &Vmcore<'_>, at: VirtAddr) -> Option<u64> {
+    let mut held = vmcore.segments().iter().filter(|s| s.virt.get() != 0);
+    held.find_map(|s| {
+        let skip = at.offset_from(s.virt).filter(|skip| *skip < s.mem_len)?;
+        s.start.get().checked_add(skip)
+    })
 }

@@ -74,7 +74,6 @@ impl Walker {
 }
 
 /// What the page tables say of one address, for probing an architecture before there is a [`Walker`].
-#[expect(dead_code, reason = "for arm64")]
 pub(super) fn probe(arch: &dyn Arch, vmcore: &Vmcore<'_>, at: VirtAddr) -> Option<PhysAddr> {
     let leaf = walk(arch, vmcore, at, &mut Vec::new()).ok()?;
     leaf.resolve(at.get()).map(|(phys, _)| phys)
