@@ -30,8 +30,10 @@ VMCORE is /proc/vmcore or an ELF copy of it. LOGFILE may be - for standard outpu
 
   -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
                        8 user, 16 free; 31 is all of these [default: 0]
+  -c, -l, -p           compress with zlib, lzo, snappy
   -z[LEVEL]            compress with zstd [default: level 1]
-      --compress HOW   none, zstd, or zstd:LEVEL from -7 to 19 [default: zstd:-1]
+      --compress HOW   none, zlib or zlib:LEVEL from 1 to 9, lzo, snappy,
+                       zstd or zstd:LEVEL from -7 to 19 [default: zstd:-1]
   -E                   write an ELF core
       --raw            copy VMCORE byte for byte
   -f                   overwrite DUMPFILE
@@ -162,11 +164,9 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                         level = level_argument(value.as_deref())?;
                         letters = "";
                     }
-                    'c' | 'l' | 'p' => {
-                        return Err(format!(
-                            "-{letter}: this codec is not there yet; use -z, which is faster and smaller"
-                        ));
-                    }
+                    'c' => compression = Compression::Zlib(1),
+                    'l' => compression = Compression::Lzo,
+                    'p' => compression = Compression::Snappy,
                     other => return Err(format!("there is no option -{other}")),
                 }
             }
@@ -199,7 +199,8 @@ fn level_argument(value: Option<&OsStr>) -> Result<u8, String> {
 }
 
 fn compress_argument(value: Option<&OsStr>) -> Result<Compression, String> {
-    let value = value.ok_or("--compress wants none, zstd or zstd:LEVEL")?.to_string_lossy();
+    let value =
+        value.ok_or("--compress wants none, zlib, lzo, snappy, zstd or CODEC:LEVEL")?.to_string_lossy();
     value.parse().map_err(|e| format!("--compress: {e}"))
 }
 
@@ -470,6 +471,9 @@ mod tests {
         assert_eq!(zstd("-z-3 a b"), Compression::Zstd(-3));
         assert_eq!(zstd("--compress zstd:9 a b"), Compression::Zstd(9));
         assert_eq!(zstd("--compress=none a b"), Compression::None);
+        assert_eq!(zstd("-c a b"), Compression::Zlib(1));
+        assert_eq!(zstd("-ld31 a b"), Compression::Lzo);
+        assert_eq!(zstd("-p a b"), Compression::Snappy);
         for line in ["-d 31 a b", "-d31 a b", "a b -d 31", "-fd31 a b", "-z3d31 a b"] {
             assert_eq!(order(line).level, 31, "{line}");
         }
@@ -494,7 +498,6 @@ mod tests {
             ("-z99 a b", "zstd:99"),
             ("--compress gzip a b", "gzip"),
             ("--compress", "--compress wants"),
-            ("-c a b", "not there yet"),
             ("-q a b", "-q"),
             ("--frob a b", "--frob"),
             ("--raw=1 a b", "takes no value"),

@@ -148,7 +148,7 @@ pub struct DumpSpec {
     pub level: u8,
     /// Container.
     pub format: Format,
-    /// Codec of each page; ignored by ELF and raw.
+    /// Codec of each page; with ELF only lz4 has a meaning, with raw none.
     pub compression: Compression,
 }
 
@@ -164,14 +164,23 @@ pub enum Format {
     Raw,
 }
 
-/// The codec of pages. Written `none`, `zstd`, `zstd:LEVEL`.
+/// The codec of pages. Written `none`, `zlib`, `lzo`, `snappy`, `zstd`, `lz4`, the two with levels also as `zlib:6`,
+/// `zstd:3`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Compression {
     /// Pages as they are.
     None,
-    /// zstd at this level; negative levels are faster.
+    /// zlib at this level, 1 to 9.
+    Zlib(u8),
+    /// lzo1x.
+    Lzo,
+    /// Snappy.
+    Snappy,
+    /// zstd at this level, -7 to 19; negative levels are faster.
     Zstd(i32),
+    /// One LZ4 frame around the whole dump: for ELF only, as no reader of kdump-compressed knows it.
+    Lz4,
 }
 
 impl Compression {
@@ -184,7 +193,11 @@ impl std::fmt::Display for Compression {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::None => f.write_str("none"),
+            Self::Zlib(level) => write!(f, "zlib:{level}"),
+            Self::Lzo => f.write_str("lzo"),
+            Self::Snappy => f.write_str("snappy"),
             Self::Zstd(level) => write!(f, "zstd:{level}"),
+            Self::Lz4 => f.write_str("lz4"),
         }
     }
 }
@@ -197,7 +210,9 @@ impl From<Compression> for String {
 
 /// A text that names no codec.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0:?} is no compression: expected none, zstd or zstd:LEVEL with a level from -7 to 19")]
+#[error(
+    "{0:?} is no compression: expected none, zlib or zlib:LEVEL (1 to 9), lzo, snappy, zstd or zstd:LEVEL (-7 to 19), or lz4"
+)]
 pub struct BadCompression(pub String);
 
 impl TryFrom<String> for Compression {
@@ -210,14 +225,27 @@ impl TryFrom<String> for Compression {
 impl std::str::FromStr for Compression {
     type Err = BadCompression;
     fn from_str(text: &str) -> Result<Self, BadCompression> {
-        let bad = || BadCompression(text.to_owned());
-        match text {
-            "none" => Ok(Self::None),
-            "zstd" => Ok(Self::DEFAULT),
-            _ => {
-                let level: i32 = text.strip_prefix("zstd:").and_then(|l| l.parse().ok()).ok_or_else(bad)?;
-                if (-7..=19).contains(&level) { Ok(Self::Zstd(level)) } else { Err(bad()) }
-            }
+        let (name, level) = text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level)));
+        // Digits and a minus alone: "+3" and "3 " are slips, not levels.
+        let level: Option<i32> = match level {
+            Some(l) => Some(
+                l.parse()
+                    .ok()
+                    .filter(|_| !l.starts_with('+'))
+                    .ok_or_else(|| BadCompression(text.to_owned()))?,
+            ),
+            None => None,
+        };
+        match (name, level) {
+            ("none", None) => Ok(Self::None),
+            ("zlib", None) => Ok(Self::Zlib(1)),
+            ("zlib", Some(level @ 1..=9)) => Ok(Self::Zlib(u8::try_from(level).unwrap_or(1))),
+            ("lzo", None) => Ok(Self::Lzo),
+            ("snappy", None) => Ok(Self::Snappy),
+            ("zstd", None) => Ok(Self::DEFAULT),
+            ("zstd", Some(level @ -7..=19)) => Ok(Self::Zstd(level)),
+            ("lz4", None) => Ok(Self::Lz4),
+            _ => Err(BadCompression(text.to_owned())),
         }
     }
 }
@@ -256,4 +284,52 @@ pub enum Action {
     Halt,
     /// Power off.
     Poweroff,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codecs_are_read_and_written() {
+        for (text, codec, back) in [
+            ("none", Compression::None, "none"),
+            ("zlib", Compression::Zlib(1), "zlib:1"),
+            ("zlib:9", Compression::Zlib(9), "zlib:9"),
+            ("lzo", Compression::Lzo, "lzo"),
+            ("snappy", Compression::Snappy, "snappy"),
+            ("zstd", Compression::DEFAULT, "zstd:-1"),
+            ("zstd:19", Compression::Zstd(19), "zstd:19"),
+            ("zstd:-7", Compression::Zstd(-7), "zstd:-7"),
+            ("lz4", Compression::Lz4, "lz4"),
+        ] {
+            assert_eq!(text.parse(), Ok(codec), "{text}");
+            assert_eq!(codec.to_string(), back);
+            let json = serde_json::to_string(&codec).unwrap();
+            assert_eq!(json, format!("\"{back}\""));
+            assert_eq!(serde_json::from_str::<Compression>(&json).unwrap(), codec);
+        }
+        for text in [
+            "",
+            "zlib:",
+            "zlib:0",
+            "zlib:10",
+            "zlib:+1",
+            "zlib:1 ",
+            "zlib:-1",
+            "lzo:1",
+            "snappy:1",
+            "zstd:20",
+            "zstd:-8",
+            "zstd:x",
+            "zstd:99999999999",
+            "lz4:1",
+            "none:1",
+            "gzip",
+            "ZSTD",
+        ] {
+            let e = text.parse::<Compression>().unwrap_err().to_string();
+            assert!(e.contains("expected none, zlib or zlib:LEVEL"), "{text}: {e}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Each writer takes the same [`Job`], writes to a [`DumpSink`], and gives back [`Written`]: bytes and the account of
 //! pages. A sink that fails leaves as valid a file as can be had, labelled incomplete inside.
 
-mod codec;
+pub mod codec;
 pub mod elf;
 pub mod kdump;
 pub mod layout;
