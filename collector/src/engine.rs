@@ -206,6 +206,12 @@ impl<'a> Engine<'a> {
             Ok(written) => (written, None),
             Err(SinkFailure { source, written }) => (written, Some(source)),
         };
+        if self.vmcore.source().is_torn() {
+            self.problems.push(
+                Code::VMCORE_UNREADABLE,
+                format!("{}: the vmcore went away or could not be read while it was: zeros were taken for what is missing", spec.file),
+            );
+        }
         if !written.account.balanced() {
             self.problems.push(Code::ACCOUNT_MISMATCH, format!("{}: {:?}", spec.file, written.account));
         }
@@ -221,7 +227,7 @@ impl<'a> Engine<'a> {
             page_size: self.vmcore.page_size().bytes(),
             scan_ms: u64::try_from(scan.as_millis()).unwrap_or(u64::MAX),
             write_ms: u64::try_from(write.as_millis()).unwrap_or(u64::MAX),
-            complete: failure.is_none() && written.complete(),
+            complete: failure.is_none() && written.complete() && !self.vmcore.source().is_torn(),
         };
         match failure {
             None => Ok(report),

@@ -1,4 +1,4 @@
-//! Files as sources: mapped where the file is the crash kernel's /proc/vmcore, read where it is a file on a disk.
+//! Files as sources: mapped, and read where that cannot be.
 
 use crate::addr::FileOffset;
 use crate::sys::Mapping;
@@ -6,24 +6,33 @@ use crate::vmcore::{ReadAt, Window};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
 use std::io::{self, Seek};
+use std::ops::Deref;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A file that is opened for reading.
 ///
-/// /proc/vmcore is mapped: its bytes cannot change nor go away, and a read costs an ioremap per page. Files on disks are
-/// read: one that is truncated meanwhile must be an error, not a SIGBUS.
+/// /proc/vmcore is mapped in large windows: its bytes cannot change nor go away, and a read costs an ioremap per page.
+/// Files on disks are mapped too, to save a copy, in windows that are small because their pages count as ours; one that is
+/// truncated meanwhile reads as zeros from there on, and [`ReadAt::is_torn`] tells.
 #[derive(Debug)]
 pub struct FileSource {
     file: File,
     size: u64,
+    /// It is /proc/vmcore.
+    proc: bool,
     /// Windows are mappings. Turned off by the first one that fails.
     map: AtomicBool,
+    /// A mapping turned out to have a hole.
+    torn: AtomicBool,
 }
 
-/// Bytes of a window that is a mapping: 128 KiB of page tables.
+/// Bytes of a window that is a mapping of /proc/vmcore: 128 KiB of page tables.
 const MAPPED_WINDOW: usize = 64 << 20;
+
+/// Bytes of a window that is a mapping of a file.
+const FILE_WINDOW: usize = 2 << 20;
 
 /// Bytes that are mapped to see whether it works.
 const PROBE: usize = 4096;
@@ -50,20 +59,28 @@ impl FileSource {
             metadata.len()
         };
         let proc = fstatfs(&file).is_ok_and(|fs| fs.filesystem_type() == PROC_SUPER_MAGIC);
-        let source = Self { file, size, map: AtomicBool::new(proc) };
-        if proc {
-            source.probe();
-        }
+        let source = Self { file, size, proc, map: AtomicBool::new(true), torn: AtomicBool::new(false) };
+        source.probe();
         Ok(source)
     }
 
     /// Maps a little, to know before anybody asks for a window how large one may be. Kernels before 3.11 cannot map
-    /// /proc/vmcore.
+    /// /proc/vmcore, some file systems no file.
     fn probe(&self) {
         let len = usize::try_from(self.size).unwrap_or(PROBE).min(PROBE);
-        if let Err(e) = Mapping::of_vmcore(&self.file, 0, len) {
+        if len == 0 {
+            self.map.store(false, Ordering::Relaxed);
+        } else if let Err(e) = self.mapping(0, len) {
             log::info!("cannot map the vmcore ({e}): it is read instead");
             self.map.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn mapping(&self, at: u64, len: usize) -> io::Result<Mapping> {
+        if self.proc {
+            Mapping::of_vmcore(&self.file, at, len)
+        } else {
+            Mapping::of_file(&self.file, at, len)
         }
     }
 
@@ -90,8 +107,9 @@ impl ReadAt for FileSource {
     fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>> {
         self.check(at, len)?;
         if self.map.load(Ordering::Relaxed) && len > 0 {
-            match Mapping::of_vmcore(&self.file, at.get(), len) {
-                Ok(mapping) => return Ok(Box::new(mapping)),
+            match self.mapping(at.get(), len) {
+                Ok(mapping) if self.proc => return Ok(Box::new(mapping)),
+                Ok(mapping) => return Ok(Box::new(Lent { mapping, torn: &self.torn })),
                 Err(e) => {
                     log::info!(
                         "cannot map {len} bytes of the vmcore at offset {at} ({e}): it is read instead"
@@ -110,7 +128,40 @@ impl ReadAt for FileSource {
     }
 
     fn window_len(&self) -> usize {
-        if self.map.load(Ordering::Relaxed) { MAPPED_WINDOW } else { COPIED_WINDOW }
+        match (self.map.load(Ordering::Relaxed), self.proc) {
+            (false, _) => COPIED_WINDOW,
+            (true, true) => MAPPED_WINDOW,
+            (true, false) => FILE_WINDOW,
+        }
+    }
+
+    fn maps(&self) -> bool {
+        self.map.load(Ordering::Relaxed)
+    }
+
+    fn is_torn(&self) -> bool {
+        self.torn.load(Ordering::Relaxed)
+    }
+}
+
+/// A window that tells when it is given back whether it was whole.
+struct Lent<'a> {
+    mapping: Mapping,
+    torn: &'a AtomicBool,
+}
+
+impl Deref for Lent<'_> {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.mapping
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        if self.mapping.is_torn() {
+            self.torn.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -125,7 +176,7 @@ mod tests {
         file.write_all(b"0123456789").unwrap();
         let source = FileSource::new(file).unwrap();
         assert_eq!(source.size(), 10);
-        assert_eq!(source.window_len(), COPIED_WINDOW);
+        assert!(source.maps());
         assert_eq!(&**source.window(FileOffset::new(3), 4).unwrap(), b"3456");
         for (at, len) in [(7, 4), (11, 0), (u64::MAX, 1)] {
             assert!(source.window(FileOffset::new(at), len).is_err(), "{at} + {len}");
@@ -134,10 +185,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_cut_short_reads_as_zeros_and_tells() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 3 << 12]).unwrap();
+        let other = file.try_clone().unwrap();
+        let source = FileSource::new(file).unwrap();
+        let window = source.window(FileOffset::new(0), 3 << 12).unwrap();
+        assert_eq!(window[1 << 12], 7);
+        other.set_len(1 << 12).unwrap();
+        assert_eq!((window[0], window[1 << 12], window[(3 << 12) - 1]), (7, 0, 0));
+        assert!(!source.is_torn(), "nobody can know while it is lent");
+        drop(window);
+        assert!(source.is_torn());
+        // Another mapping of the same process is none the wiser.
+        let whole = FileSource::open(Path::new("/proc/self/exe")).unwrap();
+        assert_eq!(&whole.window(FileOffset::new(0), 4).unwrap()[..], b"\x7fELF");
+        assert!(!whole.is_torn());
+    }
+
+    #[test]
     fn a_copy_is_never_as_large_as_a_mapping() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(MAPPED_WINDOW as u64).unwrap();
         let source = FileSource::new(file).unwrap();
+        source.map.store(false, Ordering::Relaxed);
         assert!(source.window(FileOffset::new(0), COPIED_WINDOW + 1).is_err());
         assert_eq!(source.window(FileOffset::new(0), COPIED_WINDOW).unwrap().len(), COPIED_WINDOW);
     }

@@ -10,6 +10,8 @@ use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A read-only private mapping of a stretch of a file.
 pub struct Mapping {
@@ -17,6 +19,86 @@ pub struct Mapping {
     mapped: usize,
     skip: usize,
     len: usize,
+    /// Of a file that may shrink: its slot in [`GUARDS`].
+    guard: Option<&'static Guard>,
+}
+
+/// A mapping of which bytes may turn out not to be there, when somebody truncates the file or its disk fails. Touching
+/// them raises SIGBUS, and the handler puts zeros there and takes a note.
+struct Guard {
+    /// First address; 0 when the slot is free, 1 while it is being filled.
+    start: AtomicUsize,
+    /// One past the last address.
+    end: AtomicUsize,
+    /// Zeros were put there.
+    torn: AtomicBool,
+}
+
+/// A few for each thread. Without a free slot nothing is mapped.
+static GUARDS: [Guard; 128] =
+    [const { Guard { start: AtomicUsize::new(0), end: AtomicUsize::new(0), torn: AtomicBool::new(false) } };
+        128];
+
+/// Page size of the machine, for the handler.
+static GUARD_PAGE: AtomicUsize = AtomicUsize::new(0);
+
+impl Guard {
+    /// A free slot for these addresses, once the handler is in place.
+    fn take(start: usize, len: usize) -> io::Result<&'static Self> {
+        static HANDLER: OnceLock<Result<(), nix::Error>> = OnceLock::new();
+        (*HANDLER.get_or_init(|| {
+            GUARD_PAGE.store(usize::try_from(host_page_size()).unwrap_or(4096), Ordering::SeqCst);
+            let action = nix::sys::signal::SigAction::new(
+                nix::sys::signal::SigHandler::SigAction(on_bus_error),
+                nix::sys::signal::SaFlags::empty(),
+                nix::sys::signal::SigSet::empty(),
+            );
+            // SAFETY: the handler makes one system call and touches atomics, which signals may.
+            unsafe { nix::sys::signal::sigaction(nix::sys::signal::Signal::SIGBUS, &action) }.map(drop)
+        }))?;
+        for guard in &GUARDS {
+            if guard.start.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                guard.torn.store(false, Ordering::SeqCst);
+                guard.end.store(start.saturating_add(len), Ordering::SeqCst);
+                guard.start.store(start, Ordering::SeqCst);
+                return Ok(guard);
+            }
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+}
+
+/// Puts zeros where bytes of a guarded mapping are not there; everything else is as fatal as ever.
+extern "C" fn on_bus_error(signal: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
+    // SAFETY: the kernel passes a valid siginfo.
+    let info = unsafe { &*info };
+    // SAFETY: SIGBUS fills si_addr.
+    let at = unsafe { info.si_addr() }.addr();
+    let page = GUARD_PAGE.load(Ordering::SeqCst).max(4096);
+    for guard in &GUARDS {
+        let (start, end) = (guard.start.load(Ordering::SeqCst), guard.end.load(Ordering::SeqCst));
+        if start > 1 && (start..end).contains(&at) {
+            let to = std::ptr::without_provenance_mut::<c_void>(at / page * page);
+            // SAFETY: the page is one of a mapping of ours, and stays readable: only its contents become zeros, as the
+            // file's have become unreadable.
+            let put = unsafe {
+                libc::mmap(
+                    to,
+                    page,
+                    libc::PROT_READ,
+                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+                    -1,
+                    0,
+                )
+            };
+            if put != libc::MAP_FAILED {
+                guard.torn.store(true, Ordering::SeqCst);
+                return;
+            }
+        }
+    }
+    // SAFETY: restores what happens without this handler; the instruction is tried again, and ends the process.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 impl std::fmt::Debug for Mapping {
@@ -26,9 +108,26 @@ impl std::fmt::Debug for Mapping {
 }
 
 impl Mapping {
-    /// Maps `len` bytes from `at`, which need not be aligned. Meant for /proc/vmcore, whose contents cannot change and
-    /// cannot shrink; a regular file is to be read, as a truncation would end the process with SIGBUS.
+    /// Maps `len` bytes from `at`, which need not be aligned, of /proc/vmcore, whose contents cannot change and cannot
+    /// shrink.
     pub fn of_vmcore(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        Self::of(file, at, len)
+    }
+
+    /// Maps `len` bytes from `at`, which need not be aligned, of a file on a disk. Bytes that go away meanwhile read as
+    /// zeros, see [`Mapping::is_torn`].
+    pub fn of_file(file: &File, at: u64, len: usize) -> io::Result<Self> {
+        let mut mapping = Self::of(file, at, len)?;
+        mapping.guard = Some(Guard::take(mapping.base.as_ptr().addr(), mapping.mapped)?);
+        Ok(mapping)
+    }
+
+    /// Bytes of it could not be read, and are zeros.
+    pub fn is_torn(&self) -> bool {
+        self.guard.is_some_and(|guard| guard.torn.load(Ordering::SeqCst))
+    }
+
+    fn of(file: &File, at: u64, len: usize) -> io::Result<Self> {
         let page = 4096_u64.max(host_page_size());
         let start = at / page * page;
         let skip = usize::try_from(at - start).map_err(io::Error::other)?;
@@ -45,7 +144,7 @@ impl Mapping {
                 offset,
             )
         }?;
-        Ok(Self { base, mapped: mapped.get(), skip, len })
+        Ok(Self { base, mapped: mapped.get(), skip, len, guard: None })
     }
 }
 
@@ -54,13 +153,17 @@ impl Deref for Mapping {
     fn deref(&self) -> &[u8] {
         // SAFETY: skip + len = mapped, so the result is inside the mapping.
         let start = unsafe { self.base.cast::<u8>().add(self.skip) };
-        // SAFETY: the range was mapped readable by `of_vmcore`, lives until `drop`, and the memory of a dead kernel does not change.
+        // SAFETY: the range was mapped readable by `of`, lives until `drop`, and the mapping is private: a file that somebody
+        // changes meanwhile is as torn as one that is read in pieces, and every byte of it is checked before use.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), self.len) }
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if let Some(guard) = self.guard {
+            guard.start.store(0, Ordering::SeqCst);
+        }
         // SAFETY: base and mapped are what mmap returned, and no borrow outlives self.
         if let Err(e) = unsafe { nix::sys::mman::munmap(self.base, self.mapped) } {
             log::debug!("munmap: {e}");

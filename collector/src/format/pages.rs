@@ -16,15 +16,12 @@ pub trait PageSource: Sync {
     fn page(&self, pfn: Pfn, buf: &mut [u8]) -> Result<(), ReadError>;
 }
 
-/// Windows longer than this are mappings, not copies. See [`crate::vmcore::ReadAt::window_len`].
-const COPIED_WINDOW: usize = 4 << 20;
-
 impl PageSource for Vmcore<'_> {
     fn page_size(&self) -> PageSize {
         Vmcore::page_size(self)
     }
     fn windows_are_cheap(&self) -> bool {
-        self.source().window_len() > COPIED_WINDOW
+        self.source().maps()
     }
     fn window(&self, pfn: Pfn, most: u64) -> Result<Window<'_>, ReadError> {
         self.page_window(pfn, most).map(|(window, _)| window)

@@ -37,6 +37,14 @@ pub trait ReadAt: Sync {
     fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>>;
     /// The largest sensible window: big where windows are mappings, small where they are copies.
     fn window_len(&self) -> usize;
+    /// Whether windows are mappings: they cost the same whatever their length, and their bytes only when touched.
+    fn maps(&self) -> bool {
+        false
+    }
+    /// Whether bytes that were lent turned out to be unreadable, and were lent as zeros.
+    fn is_torn(&self) -> bool {
+        false
+    }
 }
 
 /// A PT_LOAD: a stretch of physical memory and where it lies in the file.
