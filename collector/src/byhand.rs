@@ -398,6 +398,7 @@ fn table(report: &DumpReport) -> String {
         unaccepted,
         hwpoison,
         offline,
+        earlier,
         unreadable,
         unwritten,
     } = report.pages;
@@ -419,6 +420,7 @@ fn table(report: &DumpReport) -> String {
     row("dropped: unaccepted", unaccepted, false);
     row("dropped: memory error", hwpoison, false);
     row("dropped: offline", offline, false);
+    row("dropped before", earlier, false);
     row("unreadable", unreadable, false);
     row("not written", unwritten, false);
     let applied = if report.level == report.level_applied {

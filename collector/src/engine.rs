@@ -66,7 +66,8 @@ impl<'a> Engine<'a> {
 
     /// Seconds since 1970 of the crash (VMCOREINFO's CRASHTIME).
     pub fn crash_time(&self) -> Option<u64> {
-        self.vmcore.info().get("CRASHTIME")?.parse().ok()
+        let header = || Some(self.vmcore.image()?.crash_time).filter(|time| *time > 0);
+        self.vmcore.info().get("CRASHTIME").and_then(|time| time.parse().ok()).or_else(header)
     }
 
     /// Who the crashed kernel was. `panic_message` is filled by [`Engine::dmesg`].
@@ -264,7 +265,12 @@ impl<'a> Engine<'a> {
         if let Some(known) = self.utsname {
             return known;
         }
-        let read = self.with_kernel(|kernel, problems| kernel.utsname(problems));
+        // A dump's header has it even where the page of it was left out.
+        let header = self.vmcore.image().map(|image| image.utsname).filter(|names| *names != [[0; 65]; 6]);
+        let read = match header {
+            Some(names) => names,
+            None => self.with_kernel(|kernel, problems| kernel.utsname(problems)),
+        };
         self.utsname = Some(read);
         read
     }

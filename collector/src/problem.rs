@@ -33,6 +33,8 @@ codes! {
     NOTE_MALFORMED = 102,
     /// A PT_LOAD is malformed or reaches past the end of the file; what is there was used.
     SEGMENT_MALFORMED = 103,
+    /// The dump that is read is incomplete: it says so, it is cut off, or a part of it is not there.
+    INPUT_INCOMPLETE = 104,
     /// A VMCOREINFO key that the filter wants is missing; the level was lowered.
     VMCOREINFO_KEY_MISSING = 201,
     /// A virtual address could not be translated.

@@ -23,6 +23,8 @@ pub enum Reason {
     Hwpoison,
     /// Logically offline: ballooned, virtio-mem (always).
     Offline,
+    /// Left out by the filter that wrote the dump which is read.
+    Earlier,
 }
 
 /// Pages, counted. [`Account::balanced`] holds at the end of every run.
@@ -50,6 +52,9 @@ pub struct Account {
     pub hwpoison: u64,
     /// Dropped: offline.
     pub offline: u64,
+    /// Dropped before: the dump that was read does not have them.
+    #[serde(default)]
+    pub earlier: u64,
     /// To be kept, but the vmcore could not be read there.
     pub unreadable: u64,
     /// To be kept, but the target ended first.
@@ -69,6 +74,7 @@ impl Account {
             Reason::Unaccepted => &mut self.unaccepted,
             Reason::Hwpoison => &mut self.hwpoison,
             Reason::Offline => &mut self.offline,
+            Reason::Earlier => &mut self.earlier,
         };
         *slot = slot.saturating_add(pages);
     }
@@ -85,6 +91,7 @@ impl Account {
             self.unaccepted,
             self.hwpoison,
             self.offline,
+            self.earlier,
         ]
         .iter()
         .fold(0, |sum, n| sum.saturating_add(*n))

@@ -13,6 +13,7 @@ use crate::kernel::page::PageLayout;
 use crate::kernel::{Kernel, memmap};
 use crate::problem::{Code, Problems};
 use crate::progress::Progress;
+use crate::vmcore::Image;
 use rules::Rules;
 use scan::Scan;
 
@@ -81,11 +82,27 @@ pub fn select(
             (present.clone(), Account::default(), nothing)
         }
     };
+    // What an earlier filter has left out is not there to be kept, and what it was told to leave out stays told.
+    let (keep, dropped, level) = match vmcore.image() {
+        Some(image) => without(keep, dropped, level, image),
+        None => (keep, dropped, level),
+    };
     let account = Account { present: present.count(), kept: keep.count(), ..dropped };
     if !account.balanced() {
         problems.push(Code::ACCOUNT_MISMATCH, format!("the selection does not add up: {account:?}"));
     }
     Selection { present, keep, account, level }
+}
+
+/// Takes the pages that the dump has no data of out of what is kept.
+fn without(mut keep: Bitmap, mut dropped: Account, level: Level, image: &Image) -> (Bitmap, Account, Level) {
+    let end = Pfn::new(keep.len());
+    let mut next = Pfn::new(0);
+    for (start, stop) in image.dumped.runs().chain(std::iter::once((end, end))) {
+        dropped.drop_pages(Reason::Earlier, keep.clear_range(next, start));
+        next = stop;
+    }
+    (keep, dropped, Level(level.0 | image.level))
 }
 
 /// What is kept, what was dropped, and the level that was applied; an error when mem_map was not found.

@@ -216,8 +216,6 @@ impl Writer<'_, '_> {
 
     fn run(&mut self, job: &Job<'_>, problems: &mut Problems) -> io::Result<()> {
         let too_large = || io::Error::other("the dump would be larger than 2^64 bytes");
-        let mut source_header = [0; 64];
-        self.vmcore.source().read_at(FileOffset::new(0), &mut source_header)?;
         let loads: u64 =
             self.vmcore.segments().iter().map(|s| pieces(s, self.page, self.keep).count() as u64).sum();
         let headers = loads.checked_add(1).ok_or_else(too_large)?;
@@ -227,8 +225,7 @@ impl Writer<'_, '_> {
         let notes = self.vmcore.notes();
         let data_at = notes_at.checked_add(notes.len() as u64).ok_or_else(too_large)?;
 
-        let mut ident = [0; 16];
-        ident.iter_mut().zip(source_header).for_each(|(to, from)| *to = from);
+        let ident = self.vmcore.ident().map_err(io::Error::other)?;
         let mut header = FileHeader {
             ident,
             kind: ET_CORE.into(),

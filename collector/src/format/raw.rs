@@ -1,12 +1,12 @@
 //! The vmcore byte for byte.
 
 use super::{DumpSink, SinkFailure, Written};
-use crate::addr::FileOffset;
+use crate::addr::{FileOffset, PageSize};
 use crate::filter::Account;
 use crate::manifest::Stage;
 use crate::problem::{Code, Problems};
 use crate::progress::Progress;
-use crate::vmcore::Vmcore;
+use crate::vmcore::{Image, ReadAt, Vmcore};
 use std::io;
 
 /// Bytes that are written at a time, and between two reports of progress.
@@ -20,7 +20,18 @@ pub fn write(
     progress: &dyn Progress,
     problems: &mut Problems,
 ) -> Result<Written, SinkFailure> {
-    let source = vmcore.source();
+    let source = match (vmcore.image(), vmcore.source().file()) {
+        (None, _) => vmcore.source(),
+        (Some(_), Some(file)) => file,
+        (Some(_), None) => {
+            let source =
+                io::Error::other("a split dump is several files, and not one to be copied byte for byte");
+            return Err(SinkFailure {
+                source,
+                written: Written { bytes: 0, account: account(vmcore, 0, &[]) },
+            });
+        }
+    };
     let total = source.size();
     let mut at: u64 = 0;
     let mut lost: Vec<(u64, u64)> = Vec::new();
@@ -38,7 +49,9 @@ pub fn write(
             Err(_) => {
                 // Again in small pieces, so that the loss is no larger than it is.
                 let end = total.min(at.saturating_add(PIECE as u64));
-                if let Err(e) = salvage(vmcore, &mut at, end, name, sink, problems, &mut lost) {
+                if let Err(e) =
+                    salvage(source, vmcore.page_size(), &mut at, end, name, sink, problems, &mut lost)
+                {
                     break Err(e);
                 }
             }
@@ -73,8 +86,10 @@ fn copy(
 }
 
 /// Copies `[at, end)` page by page, and notes what cannot be read.
+#[expect(clippy::too_many_arguments, reason = "where from, where to, and whom to tell")]
 fn salvage(
-    vmcore: &Vmcore<'_>,
+    source: &dyn ReadAt,
+    page: PageSize,
     at: &mut u64,
     end: u64,
     name: &str,
@@ -82,12 +97,12 @@ fn salvage(
     problems: &mut Problems,
     lost: &mut Vec<(u64, u64)>,
 ) -> io::Result<()> {
-    let mut page = vec![0; vmcore.page_size().len()];
+    let mut page = vec![0; page.len()];
     while *at < end {
         let len = usize::try_from(end - *at).unwrap_or(usize::MAX).min(page.len());
         let Some(buf) = page.get_mut(..len) else { break };
         let stop = at.saturating_add(len as u64);
-        match vmcore.source().read_at(FileOffset::new(*at), buf) {
+        match source.read_at(FileOffset::new(*at), buf) {
             Ok(()) => sink.write_at(FileOffset::new(*at), buf)?,
             Err(e) => {
                 problems.push(
@@ -107,6 +122,9 @@ fn salvage(
 
 /// Counts pages by where their bytes lie in the file. On a failed copy pages past `end` are unwritten.
 fn account(vmcore: &Vmcore<'_>, end: u64, lost: &[(u64, u64)]) -> Account {
+    if let Some(image) = vmcore.image() {
+        return account_of_image(vmcore, image, end, lost);
+    }
     let page = vmcore.page_size();
     let mut account = Account::default();
     let mut next_pfn = 0;
@@ -148,6 +166,21 @@ fn account(vmcore: &Vmcore<'_>, end: u64, lost: &[(u64, u64)]) -> Account {
     // Two losses may touch one page.
     account.unreadable = account.unreadable.min(account.present.saturating_sub(account.unwritten));
     account.kept = account.present.saturating_sub(account.unwritten).saturating_sub(account.unreadable);
+    account
+}
+
+/// A dump that is copied whole keeps its pages; which of them a loss has hit its reader will see.
+fn account_of_image(vmcore: &Vmcore<'_>, image: &Image, end: u64, lost: &[(u64, u64)]) -> Account {
+    let pages = image.dumped.count();
+    let whole = vmcore.source().file().is_some_and(|file| file.size() == end);
+    let mut account = Account { earlier: image.present.beyond(&image.dumped), ..Account::default() };
+    let fate = match (whole, lost.is_empty()) {
+        (false, _) => &mut account.unwritten,
+        (true, true) => &mut account.kept,
+        (true, false) => &mut account.unreadable,
+    };
+    *fate = pages;
+    account.present = pages.saturating_add(account.earlier);
     account
 }
 

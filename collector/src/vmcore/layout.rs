@@ -12,6 +12,8 @@ pub const CLASS64: u8 = 2;
 pub const DATA_LITTLE: u8 = 1;
 /// `e_ident[5]` of a big-endian file.
 pub const DATA_BIG: u8 = 2;
+/// `e_ident[6]`: the only version there is.
+pub const EV_CURRENT: u8 = 1;
 /// `e_type` of a core file.
 pub const ET_CORE: u16 = 4;
 /// `e_phnum` that means: the count did not fit, it is in `sh_info` of section 0.

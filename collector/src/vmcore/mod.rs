@@ -1,7 +1,8 @@
 //! In: the vmcore as a file, its segments, its notes.
 //!
 //! What it is: ELF64 of either byte order, as /proc/vmcore, `cp`, QEMU and makedumpfile -E write it, read through
-//! [`ReadAt`]. What it is not: it knows no virtual address and nothing of the kernel but VMCOREINFO's page size.
+//! [`ReadAt`]; or memory out of another container, which its reader describes as an [`Image`]. What it is not: it knows no
+//! virtual address and nothing of the kernel but VMCOREINFO's page size.
 //! Data flow: headers (`elf`) → segments, notes (`notes`) → extents, the sorted list by which memory is found.
 
 mod elf;
@@ -9,17 +10,21 @@ mod endian;
 mod extents;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod image;
 mod layout;
 mod notes;
+mod pagebits;
 mod source;
 mod vmcoreinfo;
 
 pub use endian::Endian;
+pub use image::{Image, machine_of};
 pub use layout::{EM_AARCH64, EM_LOONGARCH, EM_PPC64, EM_RISCV, EM_S390, EM_X86_64};
+pub use pagebits::PageBits;
 pub use vmcoreinfo::VmcoreInfo;
 
 use crate::addr::{FileOffset, PageSize, Pfn, PhysAddr, VirtAddr};
-use crate::problem::{Code, Problems};
+use crate::problem::{Code, Problem, Problems};
 use std::io;
 use std::ops::{Deref, Range};
 
@@ -44,6 +49,18 @@ pub trait ReadAt: Sync {
     /// Whether bytes that were lent turned out to be unreadable, and were lent as zeros.
     fn is_torn(&self) -> bool {
         false
+    }
+    /// Set when the bytes are no file but physical memory, out of a dump that describes itself otherwise than ELF does.
+    fn image(&self) -> Option<&Image> {
+        None
+    }
+    /// The file that such memory comes out of, byte for byte; `None` when there is no such one file.
+    fn file(&self) -> Option<&dyn ReadAt> {
+        None
+    }
+    /// What was wrong with the file when it was opened: it is cut off, a part is not there.
+    fn complaints(&self) -> &[Problem] {
+        &[]
     }
 }
 
@@ -70,12 +87,20 @@ pub struct Vmcore<'a> {
     machine: u16,
     page: PageSize,
     segments: Vec<Segment>,
-    extents: extents::Extents,
+    backing: Backing<'a>,
     end: Pfn,
     notes: Vec<u8>,
     vmcoreinfo: Range<usize>,
     cpus: usize,
     info: VmcoreInfo,
+}
+
+/// Where memory is found in the source.
+enum Backing<'a> {
+    /// In pieces, as PT_LOADs say.
+    Extents(extents::Extents),
+    /// At its physical address, page by page, and the runs of pages that the machine had.
+    Image(&'a Image, Vec<(Pfn, Pfn)>),
 }
 
 /// Why a vmcore could not be opened.
@@ -153,18 +178,16 @@ const MAX_END_PFN: u64 = 1 << 36;
 impl<'a> Vmcore<'a> {
     /// Reads headers, notes and VMCOREINFO.
     pub fn open(source: &'a dyn ReadAt, problems: &mut Problems) -> Result<Self, VmcoreError> {
+        for complaint in source.complaints() {
+            problems.push(complaint.code, complaint.message.clone());
+        }
+        if let Some(image) = source.image() {
+            return Self::of_image(source, image, problems);
+        }
         let headers = elf::read(source, problems)?;
         let notes = read_notes(source, &headers, problems);
         let vmcoreinfo = notes.vmcoreinfo.clone();
-        let mut text = vmcoreinfo.clone().and_then(|r| notes.bytes.get(r)).unwrap_or_default();
-        if text.len() > MAX_VMCOREINFO {
-            problems.push(
-                Code::NOTE_MALFORMED,
-                format!("VMCOREINFO has {} bytes: {MAX_VMCOREINFO} used", text.len()),
-            );
-            text = text.get(..MAX_VMCOREINFO).unwrap_or_default();
-        }
-        let info = VmcoreInfo::parse(text);
+        let info = parse_info(&notes, problems);
         let page = page_size(&info, vmcoreinfo.is_some(), headers.machine, problems)?;
         let limit = end_limit(&info, page);
         let mut segments = Vec::with_capacity(headers.loads.len());
@@ -187,7 +210,7 @@ impl<'a> Vmcore<'a> {
             machine: headers.machine,
             page,
             segments,
-            extents,
+            backing: Backing::Extents(extents),
             end,
             notes: notes.bytes,
             vmcoreinfo: vmcoreinfo.unwrap_or(0..0),
@@ -195,9 +218,80 @@ impl<'a> Vmcore<'a> {
             info,
         })
     }
-    /// The file.
+    /// Out of a dump that describes itself.
+    fn of_image(
+        source: &'a dyn ReadAt,
+        image: &'a Image,
+        problems: &mut Problems,
+    ) -> Result<Self, VmcoreError> {
+        let mut notes = notes::Found::default();
+        if let Err(bad) = notes.add(&image.notes, image.endian) {
+            problems.push(
+                Code::NOTE_MALFORMED,
+                format!("note at byte {:#x} of the notes: {}; the rest is left out", bad.at, bad.why),
+            );
+        }
+        if notes.vmcoreinfo.is_none() && !image.vmcoreinfo.is_empty() {
+            notes.add_vmcoreinfo(&image.vmcoreinfo, image.endian);
+        }
+        let info = parse_info(&notes, problems);
+        let runs = image.present_runs(problems);
+        let address = |pfn: Pfn| image.page.addr_of(pfn).map_or(u64::MAX, PhysAddr::get);
+        let segments: Vec<_> = runs
+            .iter()
+            .map(|(start, end)| {
+                let len = address(*end).saturating_sub(address(*start));
+                Segment {
+                    start: PhysAddr::new(address(*start)),
+                    mem_len: len,
+                    file_len: len,
+                    offset: FileOffset::new(address(*start)),
+                    virt: VirtAddr::new(0),
+                }
+            })
+            .collect();
+        let Some((_, end)) = runs.last() else { return Err(VmcoreError::NoMemory(0)) };
+        Ok(Self {
+            source,
+            endian: image.endian,
+            machine: image.machine,
+            page: image.page,
+            segments,
+            end: *end,
+            backing: Backing::Image(image, runs),
+            notes: notes.bytes,
+            vmcoreinfo: notes.vmcoreinfo.unwrap_or(0..0),
+            cpus: notes.cpus,
+            info,
+        })
+    }
+    /// What the dump says of itself, when the vmcore is a dump that an earlier filter has written.
+    pub fn image(&self) -> Option<&'a Image> {
+        match self.backing {
+            Backing::Image(image, _) => Some(image),
+            Backing::Extents(_) => None,
+        }
+    }
+    /// The file; physical memory, when there is an [`Image`].
     pub fn source(&self) -> &'a dyn ReadAt {
         self.source
+    }
+    /// The first 16 bytes of an ELF file of this memory: of the file itself, where it is one.
+    pub fn ident(&self) -> Result<[u8; 16], ReadError> {
+        let mut ident = [0; 16];
+        if self.image().is_none() {
+            let at = FileOffset::new(0);
+            self.source.read_at(at, &mut ident).map_err(|e| ReadError::Io(at, e))?;
+        } else {
+            let order = match self.endian {
+                Endian::Little => layout::DATA_LITTLE,
+                Endian::Big => layout::DATA_BIG,
+            };
+            let [m0, m1, m2, m3] = layout::MAGIC;
+            let said = [m0, m1, m2, m3, layout::CLASS64, order, layout::EV_CURRENT];
+            ident.iter_mut().zip(said).for_each(|(to, from)| *to = from);
+        }
+        Ok(ident)
     }
     /// Byte order of the crashed kernel.
     pub fn endian(&self) -> Endian {
@@ -235,16 +329,32 @@ impl<'a> Vmcore<'a> {
     pub fn end_pfn(&self) -> Pfn {
         self.end
     }
-    /// Runs of pages of which the file holds at least a byte: half-open, ascending, apart from each other.
+    /// Runs of pages of which the file holds at least a byte, or which the machine had before an earlier filter left some
+    /// out ([`Vmcore::image`]): half-open, ascending, apart from each other.
     pub fn present_runs(&self) -> Vec<(Pfn, Pfn)> {
-        self.extents.page_runs(self.page)
+        match &self.backing {
+            Backing::Extents(extents) => extents.page_runs(self.page),
+            Backing::Image(_, runs) => runs.clone(),
+        }
+    }
+    /// Where `at` lies in the file, and how many bytes follow it in one piece (at least 1).
+    fn find(&self, at: PhysAddr) -> Option<(FileOffset, u64)> {
+        match &self.backing {
+            Backing::Extents(extents) => extents.find(at),
+            Backing::Image(image, _) => {
+                let pfn = self.page.pfn_of(at);
+                let end = self.page.addr_of(pfn.checked_add(image.dumped.run_at(pfn))?)?;
+                let len = end.offset_from(at).filter(|len| *len > 0)?;
+                Some((FileOffset::new(at.get()), len))
+            }
+        }
     }
     /// Physical memory; spans segments; an error if any byte is not backed by file data.
     pub fn read_phys(&self, at: PhysAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let mut at = at;
         let mut rest = buf;
         while !rest.is_empty() {
-            let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+            let (offset, len) = self.find(at).ok_or(ReadError::NotBacked(at))?;
             let take = usize::try_from(len).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = rest.split_at_mut(take);
             self.source.read_at(offset, now).map_err(|e| ReadError::Io(offset, e))?;
@@ -258,10 +368,11 @@ impl<'a> Vmcore<'a> {
     pub fn read_page(&self, pfn: Pfn, buf: &mut [u8]) -> Result<(), ReadError> {
         let unbacked = || ReadError::NotBacked(PhysAddr::new(u64::MAX));
         let start = self.page.addr_of(pfn).ok_or_else(unbacked)?;
+        let Backing::Extents(extents) = &self.backing else { return self.read_phys(start, buf) };
         let end = start.checked_add(buf.len().min(self.page.len()) as u64).ok_or_else(unbacked)?;
         buf.fill(0);
         let mut backed = false;
-        for (from, offset, len) in self.extents.within(start.get(), end.get()) {
+        for (from, offset, len) in extents.within(start.get(), end.get()) {
             backed = true;
             let skip = usize::try_from(from.saturating_sub(start.get())).unwrap_or(usize::MAX);
             let to = skip.saturating_add(usize::try_from(len).unwrap_or(usize::MAX));
@@ -273,7 +384,7 @@ impl<'a> Vmcore<'a> {
     /// A stretch of physical memory that lies in one piece in the file, without a copy where the source can: from `at`, at
     /// least 1 and at most `max` bytes, at most [`ReadAt::window_len`].
     pub fn phys_window(&self, at: PhysAddr, max: usize) -> Result<Window<'a>, ReadError> {
-        let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+        let (offset, len) = self.find(at).ok_or(ReadError::NotBacked(at))?;
         let room = self.source.window_len();
         let len = usize::try_from(len).unwrap_or(usize::MAX).min(max).min(room).max(1);
         match self.source.window(offset, len) {
@@ -288,7 +399,7 @@ impl<'a> Vmcore<'a> {
     /// [`ReadError::NotBacked`] when page `start` is not whole or not in one piece: [`Vmcore::read_page`] reads it.
     pub fn page_window(&self, start: Pfn, max_pages: u64) -> Result<(Window<'a>, u64), ReadError> {
         let at = self.page.addr_of(start).ok_or(ReadError::NotBacked(PhysAddr::new(u64::MAX)))?;
-        let (offset, len) = self.extents.find(at).ok_or(ReadError::NotBacked(at))?;
+        let (offset, len) = self.find(at).ok_or(ReadError::NotBacked(at))?;
         let room = self.source.window_len();
         let pages = ((room.max(self.page.len()) as u64).min(len) >> self.page.shift()).min(max_pages.max(1));
         if pages == 0 {
@@ -300,6 +411,19 @@ impl<'a> Vmcore<'a> {
             window => Ok((window.map_err(|e| ReadError::Io(offset, e))?, pages)),
         }
     }
+}
+
+/// VMCOREINFO out of the notes.
+fn parse_info(notes: &notes::Found, problems: &mut Problems) -> VmcoreInfo {
+    let mut text = notes.vmcoreinfo.clone().and_then(|r| notes.bytes.get(r)).unwrap_or_default();
+    if text.len() > MAX_VMCOREINFO {
+        problems.push(
+            Code::NOTE_MALFORMED,
+            format!("VMCOREINFO has {} bytes: {MAX_VMCOREINFO} used", text.len()),
+        );
+        text = text.get(..MAX_VMCOREINFO).unwrap_or_default();
+    }
+    VmcoreInfo::parse(text)
 }
 
 /// Reads the PT_NOTEs. What cannot be read or makes no sense is left out.

@@ -138,6 +138,23 @@ impl Found {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
         result
     }
+
+    /// Adds a note with this VMCOREINFO: dumps of version 3 keep its text and no notes.
+    pub fn add_vmcoreinfo(&mut self, text: &[u8], endian: Endian) {
+        const NAME: &[u8; 12] = b"VMCOREINFO\0\0";
+        let Ok(len) = u32::try_from(text.len()) else { return };
+        for field in [11, len, 0] {
+            self.bytes.extend(match endian {
+                Endian::Little => field.to_le_bytes(),
+                Endian::Big => field.to_be_bytes(),
+            });
+        }
+        self.bytes.extend(NAME);
+        let start = self.bytes.len();
+        self.bytes.extend(text);
+        self.vmcoreinfo = Some(start..self.bytes.len());
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
 }
 
 #[cfg(test)]

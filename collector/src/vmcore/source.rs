@@ -1,7 +1,8 @@
-//! Memory as a source: tests, and parts of files that were read in whole.
+//! Sources that are others: memory (tests, and parts of files that were read in whole), references, boxes.
 
-use super::{ReadAt, Window};
+use super::{Image, ReadAt, Window};
 use crate::addr::FileOffset;
+use crate::problem::Problem;
 use std::io;
 
 /// The bytes `[at, at + len)` of `bytes`.
@@ -26,3 +27,39 @@ impl ReadAt for Vec<u8> {
         4 << 20
     }
 }
+
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<T: ReadAt + ?Sized> ReadAt for $pointer {
+            fn size(&self) -> u64 {
+                (**self).size()
+            }
+            fn read_at(&self, at: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+                (**self).read_at(at, buf)
+            }
+            fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>> {
+                (**self).window(at, len)
+            }
+            fn window_len(&self) -> usize {
+                (**self).window_len()
+            }
+            fn maps(&self) -> bool {
+                (**self).maps()
+            }
+            fn is_torn(&self) -> bool {
+                (**self).is_torn()
+            }
+            fn image(&self) -> Option<&Image> {
+                (**self).image()
+            }
+            fn file(&self) -> Option<&dyn ReadAt> {
+                (**self).file()
+            }
+            fn complaints(&self) -> &[Problem] {
+                (**self).complaints()
+            }
+        }
+    )*};
+}
+
+forward!(&T, Box<T>);

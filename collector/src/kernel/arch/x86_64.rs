@@ -40,7 +40,7 @@ impl X86_64 {
             return None;
         };
         let Some(phys_base) =
-            info.number("phys_base").map(i64::cast_unsigned).or_else(|| from_segments(vmcore))
+            info.number("phys_base").map(i64::cast_unsigned).or_else(|| from_header(vmcore))
         else {
             missing(
                 problems,
@@ -57,6 +57,14 @@ impl X86_64 {
         let levels = if five { LEVELS } else { LEVELS.get(1..).unwrap_or(LEVELS) };
         let tables = Tables { root, levels: levels.to_vec(), endian: vmcore.endian() };
         Some(Self { tables, phys_base, address })
+    }
+}
+
+/// `phys_base` as an earlier filter found it, or from the PT_LOAD of the kernel's text.
+fn from_header(vmcore: &Vmcore<'_>) -> Option<u64> {
+    match vmcore.image() {
+        Some(image) => Some(image.phys_base),
+        None => from_segments(vmcore),
     }
 }
 
