@@ -37,6 +37,8 @@ VMCORE is /proc/vmcore or an ELF copy of it. LOGFILE may be - for standard outpu
   -E                   write an ELF core
       --raw            copy VMCORE byte for byte
   -f                   overwrite DUMPFILE
+      --dry-run        do all but write; DUMPFILE is not touched
+      --num-threads N  threads that work [default: 1]
       --dump-dmesg     write the kernel log
   -v                   say more; with --dump-dmesg also who printed each line
   -h, --help           this text
@@ -56,6 +58,8 @@ struct Order {
     compression: Compression,
     force: bool,
     verbose: bool,
+    dry_run: bool,
+    threads: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +120,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     let (mut level, mut format, mut compression, mut what) =
         (0, Format::Kdump, Compression::DEFAULT, What::Dump);
     let (mut force, mut verbose, mut only_paths) = (false, false, false);
+    let (mut dry_run, mut threads) = (false, 1);
     while let Some(arg) = args.next() {
         let Some(text) = arg.to_str().filter(|t| t.len() > 1 && t.starts_with('-') && !only_paths) else {
             paths.push(arg.into());
@@ -130,6 +135,14 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                 "version" => return Ok(Asked::Version),
                 "dump-dmesg" => what = What::Dmesg,
                 "raw" => format = Format::Raw,
+                "dry-run" => dry_run = true,
+                "num-threads" => {
+                    let value = value.map(OsString::from).or_else(|| args.next());
+                    threads = value
+                        .and_then(|n| n.to_str()?.parse().ok())
+                        .ok_or("--num-threads wants a number of threads")?;
+                    continue;
+                }
                 "compress" => {
                     let value = value.map(OsString::from).or_else(|| args.next());
                     compression = compress_argument(value.as_deref())?;
@@ -174,7 +187,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     }
     let [vmcore, out] = <[PathBuf; 2]>::try_from(paths)
         .map_err(|p| format!("expected VMCORE and {}, but {} names were given", what.output(), p.len()))?;
-    Ok(Asked::Work(Order { vmcore, out, what, level, format, compression, force, verbose }))
+    Ok(Asked::Work(Order { vmcore, out, what, level, format, compression, force, verbose, dry_run, threads }))
 }
 
 impl What {
@@ -244,10 +257,12 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     if let Err(e) = engine.dmesg(&mut io::sink()) {
         log::info!("{}", chain(&e));
     }
-    let out = Output::create(&order.out, order.force)?;
+    let out = if order.dry_run { None } else { Some(Output::create(&order.out, order.force)?) };
+    let sink: &dyn DumpSink = out.as_ref().map_or(&Nowhere, |out| out);
     let progress = Terminal::default();
     let kernel = engine.kernel();
-    let (report, failure) = match engine.dump(&spec, &out, &progress) {
+    engine.threads = order.threads;
+    let (report, failure) = match engine.dump(&spec, sink, &progress) {
         Ok(report) => (report, None),
         Err(EngineError::Sink { source, report }) => (*report, Some(source)),
         Err(e) => return Err(chain(&e)),
@@ -260,6 +275,7 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     text.push_str(&table(&report));
     text.push_str(&problem_lines(engine.problems.list()));
     let _ = io::stderr().write_all(text.as_bytes());
+    let Some(out) = out else { return Ok(()) };
     if let Some(source) = failure {
         let hint = match source.kind() {
             io::ErrorKind::StorageFull => ". Free some space, or leave out more pages with a higher -d",
@@ -359,6 +375,18 @@ impl DumpSink for Output {
     }
     fn finish(&self) -> io::Result<()> {
         self.file.sync_all()
+    }
+}
+
+/// What a dry run writes to.
+struct Nowhere;
+
+impl DumpSink for Nowhere {
+    fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 
