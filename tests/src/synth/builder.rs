@@ -173,13 +173,13 @@ fn fill(pfn: u64) -> Vec<u8> {
     page
 }
 
-struct Builder<'a> {
+pub(super) struct Builder<'a> {
     spec: &'a Spec,
-    memory: Memory,
+    pub(super) memory: Memory,
     image: Frames,
     frames: Frames,
     tables: PageTables,
-    at: Addresses,
+    pub(super) at: Addresses,
     /// mem_map: page of virtual addresses to page frame.
     map: BTreeMap<u64, u64>,
     /// Byte cursor of the kernel image's data.
@@ -242,7 +242,7 @@ impl Spec {
     }
 
     /// Whether the machine has a page, wholly or in part.
-    fn segments(&self) -> Vec<(u64, u64)> {
+    pub(super) fn segments(&self) -> Vec<(u64, u64)> {
         let mut all = self.ram.clone();
         all.push(KERNEL_RAM);
         if self.unmapped_ram {
@@ -265,7 +265,7 @@ impl Spec {
 }
 
 impl<'a> Builder<'a> {
-    fn new(spec: &'a Spec) -> Self {
+    pub(super) fn new(spec: &'a Spec) -> Self {
         let mut image = Frames::new(IMAGE_FRAMES.0 + 16, IMAGE_FRAMES.1);
         let sme_mask = if spec.encrypted { ENCRYPTION_BIT } else { 0 };
         let root = image.take(1, 1);
@@ -313,7 +313,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The direct map in 2 MiB and 1 GiB leaves, and the kernel image's mapping.
-    fn direct_map(&mut self) {
+    pub(super) fn direct_map(&mut self) {
         for (start, end) in self.spec.segments() {
             let leaf = if start >> 30 == 0 { Leaf::Large } else { Leaf::Huge };
             let mut phys = start / leaf.bytes() * leaf.bytes();
@@ -338,7 +338,7 @@ impl<'a> Builder<'a> {
     }
 
     /// init_uts_ns, the log and other things that VMCOREINFO names; the readable log lines.
-    fn kernel_data(&mut self) -> Vec<Line> {
+    pub(super) fn kernel_data(&mut self) -> Vec<Line> {
         let era = self.spec.era;
         let mut uts = vec![0_u8; 512];
         uts[0] = 3; // a reference count, when it is first
@@ -378,6 +378,16 @@ impl<'a> Builder<'a> {
             self.memory.write(placed[object].0 + *offset as u64, &pointer.to_le_bytes());
         }
         log.readable
+    }
+
+    /// Where vmemmap starts.
+    pub(super) fn vmemmap(&self) -> u64 {
+        self.at.vmemmap.expect("a model with vmemmap")
+    }
+
+    /// Maps a leaf of 2 MiB.
+    pub(super) fn map_large(&mut self, virt: u64, phys: u64) {
+        self.tables.map(&mut self.memory, &mut self.image, virt, phys, Leaf::Large);
     }
 
     /// Backs `[start, end)` of vmemmap's addresses with memory.
@@ -512,7 +522,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Room for mem_section, or for mem_map's pointer.
-    fn mem_section_array(&mut self) {
+    pub(super) fn mem_section_array(&mut self) {
         let five = self.spec.five_level;
         // CONFIG_PAGE_EXTENSION doubles the structure.
         self.at.mem_section_size = if self.spec.era.since(6, 0) && !five { 32 } else { 16 };
@@ -535,7 +545,7 @@ impl<'a> Builder<'a> {
         self.at.symbols.insert("mem_section", self.direct_virt(self.at.mem_section_phys));
     }
 
-    fn fill_mem_section(&mut self, sections: &BTreeMap<u64, u64>, flat: Option<u64>) {
+    pub(super) fn fill_mem_section(&mut self, sections: &BTreeMap<u64, u64>, flat: Option<u64>) {
         let array = self.at.mem_section_phys;
         if let Some(base) = flat {
             self.memory.set_word(array, base);
@@ -566,7 +576,8 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(self, lines: Vec<Line>, mut pages: BTreeMap<u64, Page>) -> Core {
+    /// The kernel image's segment and those of all RAM.
+    pub(super) fn loads(&self) -> Vec<Load> {
         let mut loads = vec![Load {
             start: IMAGE_FRAMES.0 * PAGE,
             end: IMAGE_FRAMES.1 * PAGE,
@@ -577,6 +588,11 @@ impl<'a> Builder<'a> {
             end,
             virt: self.direct_virt(start),
         }));
+        loads
+    }
+
+    fn finish(self, lines: Vec<Line>, mut pages: BTreeMap<u64, Page>) -> Core {
+        let loads = self.loads();
         let info = vmcoreinfo(self.spec, &self.at);
         let notes = elf::notes(self.spec.cpus, &info);
         let (file, offsets) = elf::write(&self.memory, &loads, &notes);

@@ -46,8 +46,9 @@ pub fn notes(cpus: u32, info: &str) -> Vec<u8> {
     bytes
 }
 
-/// Writes it all. Data of segment i starts in the file at `offsets[i]`, congruent to its physical address.
-pub fn write(memory: &Memory, loads: &[Load], notes: &[u8]) -> (Vec<u8>, Vec<u64>) {
+/// All before the data, where in the file the data of each segment starts (congruent to its physical address), and the
+/// length of the file.
+pub fn layout(loads: &[Load], notes: &[u8]) -> (Vec<u8>, Vec<u64>, u64) {
     let headers = 64 + 56 * (loads.len() as u64 + 1);
     let notes_at = headers.next_multiple_of(PAGE);
     let mut data_at = (notes_at + notes.len() as u64).next_multiple_of(PAGE);
@@ -80,6 +81,12 @@ pub fn write(memory: &Memory, loads: &[Load], notes: &[u8]) -> (Vec<u8>, Vec<u64
     }
     file.resize(index(notes_at), 0);
     file.extend(notes);
+    (file, offsets, data_at)
+}
+
+/// Writes it all. Data of segment i starts in the file at `offsets[i]`.
+pub fn write(memory: &Memory, loads: &[Load], notes: &[u8]) -> (Vec<u8>, Vec<u64>) {
+    let (mut file, offsets, len) = layout(loads, notes);
     for load in loads {
         file.resize(file.len().next_multiple_of(index(PAGE)), 0);
         for pfn in load.start / PAGE..load.end.div_ceil(PAGE) {
@@ -94,6 +101,6 @@ pub fn write(memory: &Memory, loads: &[Load], notes: &[u8]) -> (Vec<u8>, Vec<u64
             file[page_at + index(last)..].fill(OUTSIDE);
         }
     }
-    assert_eq!(file.len() as u64, data_at);
+    assert_eq!(file.len() as u64, len);
     (file, offsets)
 }

@@ -18,6 +18,11 @@ impl Memory {
         self.pages.get(&pfn).map(|page| &page[..]).filter(|page| page.iter().any(|b| *b != 0))
     }
 
+    /// Every page that is not all zero, ascending.
+    pub fn pages(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.pages.keys().filter_map(|pfn| Some((*pfn, self.page(*pfn)?)))
+    }
+
     /// Writes bytes, across pages.
     pub fn write(&mut self, at: u64, bytes: &[u8]) {
         let mut at = at;

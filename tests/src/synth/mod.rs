@@ -5,13 +5,15 @@
 //! product, so that a mistake in one is not repeated in the other.
 //!
 //! `era` what differs between kernels · `page` kinds of pages as struct pages · `expect` the verdicts · `memory` RAM and
-//! page tables · `log` printk's buffers · `info` VMCOREINFO · `builder` all of it together · `bestiary` one of each · `elf` the file.
+//! page tables · `log` printk's buffers · `info` VMCOREINFO · `builder` all of it together · `bestiary` one of each · `elf` the file ·
+//! `giant` machines of hundreds of GiB.
 
 mod bestiary;
 mod builder;
 mod elf;
 pub mod era;
 pub mod expect;
+pub mod giant;
 mod info;
 mod log;
 mod memory;

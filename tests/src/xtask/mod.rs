@@ -1,5 +1,6 @@
 //! The project's verbs: `cargo xtask VERB`. CI runs these same ones.
 
+mod bench;
 mod checks;
 mod demo;
 mod figures;
@@ -63,6 +64,12 @@ const VERBS: &[Verb] = &[
         help: "times, sizes and the smallest crashkernel= on 2 GB and 8 GB guests",
         needs: setup::For::Demo,
         run: figures::figures,
+    },
+    Verb {
+        name: "bench",
+        help: "our speed and makedumpfile's, in turn, as tables; `bench --help`",
+        needs: setup::For::Demo,
+        run: bench::bench,
     },
     Verb {
         name: "setup",
