@@ -76,8 +76,20 @@ enum Asked {
     Work(Order),
 }
 
-/// Runs the command line `args`, the program's name left out. Messages go to standard error.
-pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Runs the command line. The name by which the program is called says whose options it takes: `makedumpfile`,
+/// `vmcore-dmesg` (kexec-tools', which prints the log), or its own.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    match Path::new(&name).file_name().and_then(OsStr::to_str) {
+        Some("makedumpfile") => crate::makedumpfile::main(words),
+        Some("vmcore-dmesg") => own(["--dump-dmesg".into()].into_iter().chain(words).chain(["-".into()])),
+        _ => own(words),
+    }
+}
+
+/// Runs this program's own command line. Messages go to standard error.
+fn own(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let order = match parse(args) {
         Ok(Asked::Help) => return print(HELP),
         Ok(Asked::Version) => return print(concat!("vmcore-collect ", env!("CARGO_PKG_VERSION"), "\n")),

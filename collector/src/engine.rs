@@ -1,5 +1,6 @@
 //! The engine as one object: open a vmcore, save its log, write its dumps. Runs after a crash and on a laptop alike.
 
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::filter::{Level, Selection, select};
 use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
 use crate::kernel::Kernel;
@@ -8,7 +9,7 @@ use crate::manifest::{CrashedKernel, DumpReport};
 use crate::plan::{DumpSpec, Format};
 use crate::problem::{Code, Problems};
 use crate::progress::{Progress, Silent};
-use crate::vmcore::{ReadAt, Vmcore, VmcoreError};
+use crate::vmcore::{ReadAt, ReadError, Vmcore, VmcoreError};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,16 @@ impl<'a> Engine<'a> {
             utsname: None,
             kernel_opened: false,
         })
+    }
+
+    /// The vmcore underneath.
+    pub fn vmcore(&self) -> &Vmcore<'a> {
+        &self.vmcore
+    }
+
+    /// Where a virtual address of the crashed kernel is in physical memory.
+    pub fn translate(&mut self, at: VirtAddr) -> Result<PhysAddr, ReadError> {
+        self.with_kernel(|kernel, _| kernel.translate(at))
     }
 
     /// Seconds since 1970 of the crash (VMCOREINFO's CRASHTIME).

@@ -44,7 +44,7 @@
 //! | [`engine`] | the four above as one object |
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
 //! | [`pid1`] | the supervisor |
-//! | [`byhand`] | the command line |
+//! | [`byhand`], [`makedumpfile`] | the command line: our own, and makedumpfile's |
 //! | [`sys`] | all unsafe code |
 //! | [`fault`] | what tests break on purpose |
 //!
@@ -63,6 +63,7 @@ pub mod fault;
 pub mod filter;
 pub mod format;
 pub mod kernel;
+pub mod makedumpfile;
 pub mod manifest;
 pub mod pid1;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! `vmcore-collect`: PID 1 in the crash kernel; a dump filter by hand.
+//! `vmcore-collect`: PID 1 in the crash kernel; a dump filter by hand, under its own name or makedumpfile's.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,6 @@ fn main() -> ExitCode {
     if std::process::id() == 1 {
         collector::pid1::main()
     } else {
-        collector::byhand::main(std::env::args_os().skip(1))
+        collector::byhand::main(std::env::args_os())
     }
 }

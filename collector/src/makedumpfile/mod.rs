@@ -1,0 +1,165 @@
+//! The face of makedumpfile: called by that name this program takes makedumpfile's options, means the same by them, says
+//! what scripts look for, and exits as it does.
+//!
+//! Which of its options there are is known from its manual, what it prints from running it. Differences, each meant:
+//! a dump that is cut short says so in its header; pages that cannot be read are left out and the dump goes on (and the
+//! exit status is 1); a number that is none is taken as makedumpfile takes it, but `--check-params` refuses it;
+//! `--num-threads` goes with every format.
+//!
+//! Data flow: words ([`getopt`]) → options and the work they ask for ([`options`]) → the engine, with messages
+//! ([`messages`]) as they are asked for.
+
+mod dump;
+mod getopt;
+mod help;
+mod messages;
+mod options;
+mod output;
+mod report;
+mod seen;
+
+use crate::engine::chain;
+use crate::kernel::printk::Style;
+use crate::plan::{Compression, DumpSpec, Format};
+use messages::{Messages, Meter};
+use options::{Options, Parsed, Refusal, To, Work};
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Why nothing, or not all, was done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Failure {
+    /// Exit status.
+    code: u8,
+    /// What to say; empty when it has been said.
+    text: String,
+}
+
+impl Failure {
+    fn new(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
+    }
+}
+
+/// Runs the command line `words`, the program's name left out.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let Parsed { options, check, work } = options::parse(words.iter().cloned());
+    let messages = options.messages;
+    let work = match work {
+        Ok(Work::Help) => return print(help::HELP),
+        Ok(Work::Version) => return print(help::VERSION),
+        Ok(Work::Check) => return ExitCode::SUCCESS,
+        Ok(work) => work,
+        Err(refusal) => {
+            refuse(messages, &refusal);
+            if !check {
+                messages.common("\nmakedumpfile Failed.");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    start_log(messages);
+    let line: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    messages.say(Messages::DEBUG, help::VERSION);
+    messages.say(Messages::DEBUG, &format!("command line: makedumpfile {}\n\n", line.join(" ")));
+    match run(&options, &work) {
+        Ok(()) => {
+            messages.common("\nmakedumpfile Completed.");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                messages.error(&failure.text);
+            }
+            messages.common("\nmakedumpfile Failed.");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What the engine logs is for debugging.
+fn start_log(messages: Messages) {
+    let filter = if messages.says(Messages::DEBUG) { log::LevelFilter::Debug } else { log::LevelFilter::Off };
+    // Somebody else's logger is as good.
+    drop(
+        env_logger::Builder::new().filter_level(filter).format(|f, r| writeln!(f, "{}", r.args())).try_init(),
+    );
+}
+
+fn refuse(messages: Messages, refusal: &Refusal) {
+    match refusal {
+        Refusal::Value(why) => return messages.common(why),
+        Refusal::Missing(why) => return messages.error(&format!("makedumpfile: {why}.")),
+        Refusal::Getopt(why) | Refusal::Usage(why) => messages.error(&format!("makedumpfile: {why}")),
+    }
+    messages.common("Commandline parameter is invalid.\nTry `makedumpfile --help' for more information.");
+}
+
+fn run(options: &Options, work: &Work) -> Result<(), Failure> {
+    match work {
+        // They were dealt with.
+        Work::Help | Work::Version | Work::Check => Ok(()),
+        Work::Dump { vmcore, to } => dump::dump(options, vmcore, to),
+        Work::Dmesg { vmcore, to, partial } => dmesg(options, vmcore, to, *partial),
+        Work::MemUsage { kcore } => mem_usage(options, kcore),
+        Work::Rearrange { .. } | Work::Reassemble { .. } | Work::Generate { .. } => {
+            Err(Failure::new("makedumpfile: this is not there yet."))
+        }
+    }
+}
+
+/// `--dump-dmesg`.
+fn dmesg(options: &Options, vmcore: &Path, to: &To, _partial: bool) -> Result<(), Failure> {
+    output::check(options, to)?;
+    let source = dump::open_source(vmcore)?;
+    let mut engine = dump::open_engine(options, vmcore, &source)?;
+    let style = Style::default();
+    let failed = |e| Failure::new(format!("{}: {}", vmcore.display(), chain(&e)));
+    match to {
+        To::Stdout => {
+            engine.dmesg_in(style, &mut io::stdout().lock()).map_err(failed)?;
+        }
+        To::File(path) => {
+            let out = output::File::create(path, options)?;
+            let written = engine.dmesg_in(style, &mut &out);
+            dump::say_problems(options, &engine);
+            if let Err(e) = written {
+                return Err(out.failed(failed(e)));
+            }
+            out.sync()
+                .map_err(|e| Failure::new(format!("Can't write the dump file({}). {e}", path.display())))?;
+        }
+        To::Split(_) => return Err(Failure::new("makedumpfile: a log is one file.")),
+    }
+    options.messages.common(&format!("\nThe dmesg log is saved to {}.", output::name(to)));
+    Ok(())
+}
+
+/// `--mem-usage`: what a dump of the running kernel would hold.
+fn mem_usage(options: &Options, kcore: &Path) -> Result<(), Failure> {
+    let source = dump::open_source(kcore)?;
+    let mut engine = dump::open_engine(options, kcore, &source)?;
+    engine.threads = options.threads;
+    let spec = DumpSpec {
+        file: "nothing".to_owned(),
+        level: 31,
+        format: Format::Kdump,
+        compression: Compression::None,
+    };
+    let meter = Meter::new(options.messages);
+    let report = engine.dump(&spec, &output::Nowhere, &meter);
+    meter.end();
+    let report = report.map_err(|e| Failure::new(chain(&e)))?;
+    options.messages.say(Messages::COMMON, &report::mem_usage(&report));
+    Ok(())
+}
