@@ -262,7 +262,7 @@ impl<'a> Engine<'a> {
             (format, Some((_, selection))) => {
                 let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: *threads };
                 if format == Format::Elf {
-                    elf::write(&job, vmcore, sink, problems)
+                    elf::write(&job, vmcore, &[], sink, problems)
                 } else {
                     let about = about(vmcore, utsname, crash_time, phys_base);
                     kdump::write(&job, &about, spec.compression, sink, problems)

@@ -143,7 +143,7 @@ pub struct PageDesc {
 
 /// The other byte order: on disk are the crashed kernel's integers, and that of s390x is big-endian.
 macro_rules! swapped {
-    ($name:ident: $($field:ident),*) => {
+    ($name:ident: $($field:ident),* $(,)?) => {
         impl $name {
             /// The same with the bytes of every integer in the opposite order.
             #[must_use]
@@ -154,6 +154,7 @@ macro_rules! swapped {
         }
     };
 }
+pub(super) use swapped;
 swapped!(DiskDumpHeader: header_version, tv_sec, tv_usec, status, block_size, sub_hdr_size, bitmap_blocks, max_mapnr,
     total_ram_blocks, device_blocks, written_blocks, current_cpu, nr_cpus);
 swapped!(KdumpSubHeader: phys_base, dump_level, split, start_pfn, end_pfn, offset_vmcoreinfo, size_vmcoreinfo,

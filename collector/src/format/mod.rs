@@ -3,7 +3,8 @@
 //! Each writer takes the same [`Job`], writes to a [`DumpSink`], and gives back [`Written`]: bytes and the account of
 //! pages. A sink that fails leaves as valid a file as can be had, labelled incomplete inside.
 
-pub mod codec;
+pub mod batch;
+mod codec;
 pub mod elf;
 pub mod kdump;
 pub mod layout;
@@ -14,6 +15,7 @@ pub mod split;
 pub mod stream;
 
 pub use codec::DecodeError;
+pub use codec::lz4::Lz4;
 pub use pages::{PageReader, PageSource};
 
 use crate::addr::{FileOffset, Pfn};
@@ -75,9 +77,6 @@ pub struct SinkFailure {
     /// What had been written until then.
     pub written: Written,
 }
-
-/// Pages between two reports of progress: about 16 MiB of 4 KiB pages.
-const REPORT_EVERY: u64 = 4096;
 
 impl Job<'_> {
     fn report(&self, done: u64, total: u64, bytes: u64) {

@@ -1,7 +1,9 @@
+use super::pieces::{Piece, pieces};
 use super::*;
 use crate::addr::PhysAddr;
 use crate::format::testing::{Sink, selection, through};
 use crate::progress::Silent;
+use crate::vmcore::Segment;
 use proptest::prelude::*;
 
 const PAGE: usize = 4096;
@@ -97,6 +99,15 @@ fn write_it(
     level: u8,
     sink: &mut Sink,
 ) -> Result<Written, SinkFailure> {
+    through(sink, |sink| write_to(file, keep, level, sink))
+}
+
+fn write_to(
+    file: &Vec<u8>,
+    keep: impl Fn(u64) -> bool,
+    level: u8,
+    sink: &dyn DumpSink,
+) -> Result<Written, SinkFailure> {
     let mut problems = Problems::new();
     let vmcore = Vmcore::open(file, &mut problems).unwrap();
     let mut present = Bitmap::new(vmcore.end_pfn().get());
@@ -108,8 +119,14 @@ fn write_it(
         kept.clear_range(Pfn::new(pfn), Pfn::new(pfn + 1));
     }
     let selection = selection(present, kept, level);
-    let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent, threads: 1 };
-    let outcome = through(sink, |sink| write(&job, &vmcore, sink, &mut problems));
+    let job = Job {
+        name: "vmcore",
+        selection: &selection,
+        pages: &vmcore,
+        progress: &Silent,
+        threads: 1 + file.len() % 3,
+    };
+    let outcome = write(&job, &vmcore, &[], sink, &mut problems);
     let account = match &outcome {
         Ok(w) => w.account,
         Err(f) => f.written.account,
@@ -156,6 +173,12 @@ proptest! {
             }
         }
         prop_assert_eq!(written.account.kept, kept);
+
+        // A pipe gets the same from front to back, and is told at once that it is whole.
+        let pipe = crate::format::stream::Plain::new(Vec::new());
+        let into_pipe = write_to(&file, keep, u8::from(zeros), &pipe).unwrap();
+        prop_assert_eq!(into_pipe, written);
+        prop_assert!(pipe.into_inner() == sink.bytes);
 
         // A full disk: what is counted as kept is there, and the file says that it is not all.
         let mut small = Sink::with_room(room.index(sink.used()));
@@ -228,7 +251,7 @@ fn more_headers_than_e_phnum_can_say() {
     let selection = selection(present, keep, 0);
     let job = Job { name: "vmcore", selection: &selection, pages: &vmcore, progress: &Silent, threads: 1 };
     let sink = Headers(std::sync::Mutex::default());
-    let written = write(&job, &vmcore, &sink, &mut problems).unwrap();
+    let written = write(&job, &vmcore, &[], &sink, &mut problems).unwrap();
     let (head, len) = sink.0.into_inner().unwrap();
     assert_eq!(written.account.kept, 66_000);
     assert_eq!(u16::from_le_bytes([head[56], head[57]]), 0xffff);

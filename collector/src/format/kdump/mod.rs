@@ -11,11 +11,11 @@
 //! turned out to be, and who reads it knows by its missing end when it was cut. Memory is a buffer of data and one of
 //! descriptors for each thread, whatever the machine's RAM; a stream holds 1 MiB of descriptors more.
 
-mod batch;
 mod head;
 mod place;
 mod worker;
 
+use super::batch::Batches;
 use super::layout::Flags;
 use super::{DumpSink, Job, SinkFailure, Written};
 use crate::addr::{FileOffset, Pfn};
@@ -23,7 +23,6 @@ use crate::filter::{Account, Level};
 use crate::plan::Compression;
 use crate::problem::Problems;
 use crate::vmcore::Endian;
-use batch::Batches;
 use head::Geometry;
 use place::Place;
 use std::io;

@@ -1,8 +1,8 @@
 //! One thread of a dump: takes batches, reads, compresses, writes.
 
-use super::batch::{Batch, Batches};
 use super::place::Place;
 use crate::filter::Account;
+use crate::format::batch::{Batch, Batches};
 use crate::format::codec::Encoder;
 use crate::format::layout::{Flags, PageDesc};
 use crate::format::{PageReader, PageSource, is_zero};
