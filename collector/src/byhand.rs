@@ -6,12 +6,12 @@ use crate::addr::FileOffset;
 use crate::engine::{Engine, EngineError, chain};
 use crate::filter::Account;
 use crate::format::DumpSink;
+use crate::input::{Input, InputError};
 use crate::kernel::printk::Style;
 use crate::manifest::{DumpReport, Stage};
 use crate::plan::{Compression, DumpSpec, Format};
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::source::FileSource;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -26,7 +26,7 @@ Usage: vmcore-collect [OPTION]... VMCORE DUMPFILE
        vmcore-collect --dump-dmesg VMCORE LOGFILE
 
 Writes the memory of a crashed kernel, without the pages nobody needs, so that crash and drgn can read it.
-VMCORE is /proc/vmcore or an ELF copy of it. LOGFILE may be - for standard output.
+VMCORE is /proc/vmcore, a copy of it, or a dump to be filtered again. LOGFILE may be - for standard output.
 
   -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
                        8 user, 16 free; 31 is all of these [default: 0]
@@ -230,18 +230,24 @@ fn compress_argument(value: Option<&OsStr>) -> Result<Compression, String> {
 }
 
 fn work(order: &Order) -> Result<(), String> {
-    let source = FileSource::open(&order.vmcore).map_err(|e| {
-        let hint = match e.kind() {
-            io::ErrorKind::NotFound if order.vmcore == Path::new("/proc/vmcore") => {
+    let input = Input::open(&[&order.vmcore]).map_err(|e| {
+        let kind = match &e {
+            InputError::Open { source, .. } => Some(source.kind()),
+            _ => None,
+        };
+        let hint = match kind {
+            Some(io::ErrorKind::NotFound) if order.vmcore == Path::new("/proc/vmcore") => {
                 ". It exists only in a crash kernel, after a crash"
             }
-            io::ErrorKind::PermissionDenied => ". A vmcore holds all of a machine's memory: try as root",
+            Some(io::ErrorKind::PermissionDenied) => {
+                ". A vmcore holds all of a machine's memory: try as root"
+            }
             _ => "",
         };
-        format!("cannot open {}: {e}{hint}", order.vmcore.display())
+        format!("{}{hint}", chain(&e))
     })?;
     let mut engine =
-        Engine::open(&source).map_err(|e| format!("{}: {}", order.vmcore.display(), chain(&e)))?;
+        Engine::open(input.source()).map_err(|e| format!("{}: {}", order.vmcore.display(), chain(&e)))?;
     match order.what {
         What::Dmesg => dmesg(order, &mut engine),
         What::Dump => dump(order, &mut engine),

@@ -42,6 +42,7 @@
 //! | [`filter`] | decision: levels, verdicts, the account of every page |
 //! | [`format`](mod@format) | out: the containers, and their readers |
 //! | [`engine`] | the four above as one object |
+//! | [`input`] | what a user names as a vmcore, whatever container it is |
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
 //! | [`pid1`] | the supervisor |
 //! | [`byhand`], [`makedumpfile`] | the command line: our own, and makedumpfile's |
@@ -62,6 +63,7 @@ pub mod engine;
 pub mod fault;
 pub mod filter;
 pub mod format;
+pub mod input;
 pub mod kernel;
 pub mod makedumpfile;
 pub mod manifest;

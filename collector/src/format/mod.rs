@@ -11,6 +11,7 @@ pub mod layout;
 mod pages;
 pub mod raw;
 pub mod read;
+pub mod rearrange;
 pub mod split;
 pub mod stream;
 

@@ -5,6 +5,7 @@
 //! memory (`memory`), so that a dump is filtered again as a vmcore is. Memory: the bitmaps, without their stretches of
 //! zeros and ones, and about 2 MiB of pages.
 
+pub mod flattened;
 mod header;
 mod memory;
 
