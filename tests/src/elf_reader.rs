@@ -1,6 +1,7 @@
 //! An oracle for ELF dumps: reads physical pages out of the PT_LOADs, with nothing of the product's code.
 
 use crate::kdump_reader::parse_notes;
+use crate::order::Order;
 
 /// A PT_LOAD.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +18,7 @@ pub struct Load {
     pub mem_len: u64,
 }
 
-/// An ELF64 core of a little-endian machine.
+/// An ELF64 core.
 #[derive(Debug)]
 pub struct ElfFile {
     bytes: Vec<u8>,
@@ -25,25 +26,13 @@ pub struct ElfFile {
     pub loads: Vec<Load>,
     notes: Vec<u8>,
     /// e_machine.
-    pub machine: u16,
+    pub machine: u32,
 }
 
-fn word<const N: usize>(bytes: &[u8], at: u64) -> Result<[u8; N], String> {
-    let at = usize::try_from(at).map_err(|e| e.to_string())?;
-    let slice = at.checked_add(N).and_then(|end| bytes.get(at..end));
-    Ok(slice.ok_or_else(|| format!("{N} bytes at {at:#x} are past the end"))?.try_into().expect("N bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: u64) -> Result<u64, String> {
-    word(bytes, at).map(u64::from_le_bytes)
-}
-
-fn u32_at(bytes: &[u8], at: u64) -> Result<u32, String> {
-    word(bytes, at).map(u32::from_le_bytes)
-}
-
-fn u16_at(bytes: &[u8], at: u64) -> Result<u16, String> {
-    word(bytes, at).map(u16::from_le_bytes)
+fn number(order: Order, bytes: &[u8], at: u64, len: usize) -> Result<u64, String> {
+    let from = usize::try_from(at).map_err(|e| e.to_string())?;
+    let slice = from.checked_add(len).and_then(|end| bytes.get(from..end));
+    Ok(order.number(slice.ok_or_else(|| format!("{len} bytes at {at:#x} are past the end"))?))
 }
 
 fn slice(bytes: &[u8], at: u64, len: u64) -> Option<&[u8]> {
@@ -54,14 +43,22 @@ fn slice(bytes: &[u8], at: u64, len: u64) -> Option<&[u8]> {
 impl ElfFile {
     /// Reads the headers and the notes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, String> {
-        if !bytes.starts_with(b"\x7fELF\x02\x01") {
-            return Err("not a little-endian ELF64 file".to_owned());
-        }
+        let order = match bytes.get(..6) {
+            Some(b"\x7fELF\x02\x01") => Order::Little,
+            Some(b"\x7fELF\x02\x02") => Order::Big,
+            _ => return Err("not an ELF64 file".to_owned()),
+        };
+        let u64_at = |bytes: &[u8], at: u64| number(order, bytes, at, 8);
+        let narrow = |bytes: &[u8], at: u64, len: usize| {
+            number(order, bytes, at, len).map(|n| u32::try_from(n).expect("at most 4 bytes"))
+        };
+        let u32_at = |bytes: &[u8], at: u64| narrow(bytes, at, 4);
+        let u16_at = |bytes: &[u8], at: u64| narrow(bytes, at, 2);
         if u16_at(&bytes, 16)? != 4 {
             return Err("not ET_CORE".to_owned());
         }
         let (machine, phoff, phentsize) = (u16_at(&bytes, 18)?, u64_at(&bytes, 32)?, u16_at(&bytes, 54)?);
-        let mut phnum = u32::from(u16_at(&bytes, 56)?);
+        let mut phnum = u16_at(&bytes, 56)?;
         if phnum == 0xffff {
             let shoff = u64_at(&bytes, 40)?;
             phnum = u32_at(&bytes, shoff + 44)?; // PN_XNUM: sh_info of section 0

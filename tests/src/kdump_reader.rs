@@ -4,6 +4,7 @@
 //! Codecs: raw and zstd, chosen page by page. Layout: diskdump.h of makedumpfile, header at 0, sub header at one
 //! block, then bitmap 1 (memory that exists), bitmap 2 (pages in the dump), page descriptors, data.
 
+use crate::order::Order;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -53,12 +54,17 @@ fn index(n: u64) -> usize {
     usize::try_from(n).expect("a 64-bit host")
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+fn u32_at(order: Order, bytes: &[u8], at: usize) -> u32 {
+    u32::try_from(order.number(&bytes[at..at + 4])).expect("4 bytes")
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+fn u64_at(order: Order, bytes: &[u8], at: usize) -> u64 {
+    order.number(&bytes[at..at + 8])
+}
+
+/// The order in which a number is that must be small.
+fn order_of(bytes: &[u8]) -> Order {
+    if Order::Little.number(bytes) < 0x1_0000 { Order::Little } else { Order::Big }
 }
 
 /// disk_dump_header and kdump_sub_header, as numbers.
@@ -128,13 +134,15 @@ pub struct Note {
     pub desc: Range<usize>,
 }
 
-/// Splits a PT_NOTE's bytes into notes, all padded to 4 bytes.
+/// Splits a PT_NOTE's bytes into notes, all padded to 4 bytes, in whichever byte order they are.
 pub fn parse_notes(bytes: &[u8]) -> Result<Vec<Note>, String> {
+    let order = order_of(bytes.get(..4).unwrap_or_default());
     let mut notes = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         let head = bytes.get(at..at + 12).ok_or_else(|| format!("note header cut at {at:#x}"))?;
-        let (name_len, desc_len, kind) = (u32_at(head, 0), u32_at(head, 4), u32_at(head, 8));
+        let (name_len, desc_len, kind) =
+            (u32_at(order, head, 0), u32_at(order, head, 4), u32_at(order, head, 8));
         if name_len == 0 && desc_len == 0 && kind == 0 {
             break; // the kernel pads with zeros
         }
@@ -154,6 +162,8 @@ pub fn parse_notes(bytes: &[u8]) -> Result<Vec<Note>, String> {
 #[derive(Debug)]
 pub struct KdumpFile {
     source: Source,
+    /// Byte order of the headers.
+    pub order: Order,
     /// The numbers of both headers.
     pub header: Header,
     first_block: Vec<u8>,
@@ -191,7 +201,8 @@ impl KdumpFile {
                 String::from_utf8_lossy(&start[..8])
             ));
         }
-        let block = u32_at(&start, 428);
+        let order = order_of(&start[8..12]);
+        let block = u32_at(order, &start, 428);
         if !block.is_power_of_two() || !(4096..=65536).contains(&block) {
             return Err(format!("block_size {block}"));
         }
@@ -203,25 +214,25 @@ impl KdumpFile {
             String::from_utf8_lossy(field.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
         };
         let header = Header {
-            version: u32_at(&start, 8),
+            version: u32_at(order, &start, 8),
             utsname: std::array::from_fn(uts),
-            tv_sec: u64_at(&start, 408),
-            tv_usec: u64_at(&start, 416),
-            status: u32_at(&start, 424),
-            block_size: u32_at(&start, 428),
-            sub_hdr_size: u32_at(&start, 432),
-            bitmap_blocks: u32_at(&start, 436),
-            max_mapnr_32: u32_at(&start, 440),
-            nr_cpus: u32_at(&start, 460),
-            phys_base: u64_at(&sub, 0),
-            dump_level: u32_at(&sub, 8),
-            split: u32_at(&sub, 12),
-            vmcoreinfo: (u64_at(&sub, 32), u64_at(&sub, 40)),
-            note: (u64_at(&sub, 48), u64_at(&sub, 56)),
-            eraseinfo: (u64_at(&sub, 64), u64_at(&sub, 72)),
-            start_pfn: u64_at(&sub, 80),
-            end_pfn: u64_at(&sub, 88),
-            max_mapnr: u64_at(&sub, 96),
+            tv_sec: u64_at(order, &start, 408),
+            tv_usec: u64_at(order, &start, 416),
+            status: u32_at(order, &start, 424),
+            block_size: u32_at(order, &start, 428),
+            sub_hdr_size: u32_at(order, &start, 432),
+            bitmap_blocks: u32_at(order, &start, 436),
+            max_mapnr_32: u32_at(order, &start, 440),
+            nr_cpus: u32_at(order, &start, 460),
+            phys_base: u64_at(order, &sub, 0),
+            dump_level: u32_at(order, &sub, 8),
+            split: u32_at(order, &sub, 12),
+            vmcoreinfo: (u64_at(order, &sub, 32), u64_at(order, &sub, 40)),
+            note: (u64_at(order, &sub, 48), u64_at(order, &sub, 56)),
+            eraseinfo: (u64_at(order, &sub, 64), u64_at(order, &sub, 72)),
+            start_pfn: u64_at(order, &sub, 80),
+            end_pfn: u64_at(order, &sub, 88),
+            max_mapnr: u64_at(order, &sub, 96),
         };
         let half = u64::from(header.bitmap_blocks) / 2 * block;
         if half > TABLE_LIMIT || header.note.1 > TABLE_LIMIT || header.vmcoreinfo.1 > TABLE_LIMIT {
@@ -244,7 +255,7 @@ impl KdumpFile {
         let notes = source.read(header.note.0, header.note.1).map_err(|e| format!("notes: {e}"))?;
         let vmcoreinfo =
             source.read(header.vmcoreinfo.0, header.vmcoreinfo.1).map_err(|e| format!("vmcoreinfo: {e}"))?;
-        Ok(Self { source, header, first_block, notes, vmcoreinfo, bitmap1, bitmap2, descs, ranks })
+        Ok(Self { source, order, header, first_block, notes, vmcoreinfo, bitmap1, bitmap2, descs, ranks })
     }
 
     /// The notes of the vmcore.
@@ -300,10 +311,10 @@ impl KdumpFile {
         let at = usize::try_from(rank * DESC_LEN).ok()?;
         let raw = self.descs.get(at..at + index(DESC_LEN))?;
         Some(PageDesc {
-            offset: u64_at(raw, 0),
-            size: u32_at(raw, 8),
-            flags: u32_at(raw, 12),
-            page_flags: u64_at(raw, 16),
+            offset: u64_at(self.order, raw, 0),
+            size: u32_at(self.order, raw, 8),
+            flags: u32_at(self.order, raw, 12),
+            page_flags: u64_at(self.order, raw, 16),
         })
     }
 

@@ -7,6 +7,7 @@
 pub mod elf_reader;
 pub mod kdump_reader;
 pub mod lab;
+pub mod order;
 pub mod synth;
 pub mod vm;
 pub mod xtask;

@@ -1,5 +1,6 @@
 //! One machine of each era with every kind of page in it.
 
+use super::arch::Arch;
 use super::builder::{Block, Model, Spec};
 use super::era::{ERAS, Era};
 use super::memory::Leaf;
@@ -114,6 +115,29 @@ impl Spec {
         spec.page = SHUFFLED;
         spec.at_edges();
         spec.fill();
+        spec
+    }
+
+    /// Every kind of page, on another architecture: as many of the larger ones as there is room for.
+    pub fn foreign_bestiary(arch: Arch, era: &'static Era, leaf: Leaf) -> Self {
+        let facts = arch.facts();
+        let pages = if facts.page_shift == 12 { 0xa00 } else { 0x280 };
+        let mut spec = Self::of(arch, era, pages);
+        spec.leaf = leaf;
+        spec.poison_holes = era.version.1.is_multiple_of(2);
+        for order in facts.hugetlb {
+            assert!(spec.place(Kind::Hugetlb(*order)), "no room for hugetlb");
+        }
+        for kind in SMALL.iter().chain(SINGLE).chain(SINGLE).filter(|kind| kind.exists(era)) {
+            assert!(spec.place(*kind), "no room for {kind:?}");
+        }
+        for order in (0..8).rev() {
+            spec.place(Kind::Buddy(order));
+        }
+        // The last block ends where memory ends in the middle of its last page.
+        let (start, _) = spec.ram[2];
+        spec.blocks
+            .push(Block { pfn: start.div_ceil(facts.page()).next_multiple_of(8), kind: Kind::Buddy(3) });
         spec
     }
 

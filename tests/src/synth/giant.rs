@@ -11,7 +11,7 @@ use super::era::Era;
 use super::expect::{Why, verdict};
 use super::index;
 use super::info::vmcoreinfo;
-use super::memory::{Leaf, PAGE};
+use super::memory::{Leaf, Order, PAGE};
 use super::page::{Kind, USUAL};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -174,7 +174,7 @@ fn frame(kinds: &[Kind], era: &Era) -> (Vec<u8>, BTreeMap<Why, u64>) {
     for kind in kinds {
         let head = 0xffff_ea00_0000_0000 + bytes.len() as u64;
         for at in 0..1_u64 << kind.order() {
-            bytes.extend(kind.encode(era, &USUAL, at, head));
+            bytes.extend(kind.encode(era, &USUAL, Order::Little, at, head));
         }
         if let Some(why) = verdict(kind.class(), false, 31) {
             *dropped.entry(why).or_default() += 1 << kind.order();
@@ -216,8 +216,9 @@ impl Giant {
         builder.kernel_data();
         let loads = builder.loads();
         truth.present = spec.segments().iter().map(|(start, end)| (end - start) / PAGE).sum();
-        let notes = elf::notes(spec.cpus, &vmcoreinfo(&spec, &builder.at));
-        let (headers, offsets, len) = elf::layout(&loads, &notes);
+        let facts = spec.arch.facts();
+        let notes = elf::notes(facts.order, spec.cpus, &vmcoreinfo(&spec, &builder.at));
+        let (headers, offsets, len) = elf::layout(&facts, &loads, &notes);
         let file = File::create(path)?;
         file.set_len(len)?;
         file.write_all_at(&headers, 0)?;

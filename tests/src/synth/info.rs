@@ -1,5 +1,6 @@
 //! VMCOREINFO's text, key by key as kernels of each era export it.
 
+use super::arch::Arch;
 use super::builder::{Addresses, Model, Spec};
 use super::era::{Compound, LogKind};
 use super::page::FREE_AREAS;
@@ -17,7 +18,9 @@ pub fn vmcoreinfo(spec: &Spec, at: &Addresses) -> String {
     if era.since(5, 14) {
         add("BUILD-ID", "eb4fbcd037e7253717950bf2b93bd5566f47c56f".to_owned());
     }
-    add("PAGESIZE", "4096".to_owned());
+    let facts = spec.arch.facts();
+    let native = matches!(spec.arch, Arch::X86_64);
+    add("PAGESIZE", facts.page().to_string());
     let hex = |value: u64| format!("{value:x}");
     for name in ["init_uts_ns", "node_online_map", "swapper_pg_dir", "_stext"] {
         add(&format!("SYMBOL({name})"), hex(at.symbol(name)));
@@ -46,7 +49,7 @@ pub fn vmcoreinfo(spec: &Spec, at: &Addresses) -> String {
             add("SIZE(mem_section)", at.mem_section_size.to_string());
             add("OFFSET(mem_section.section_mem_map)", "0".to_owned());
             if era.since(5, 13) {
-                add("NUMBER(SECTION_SIZE_BITS)", "27".to_owned());
+                add("NUMBER(SECTION_SIZE_BITS)", facts.section_bits.to_string());
             }
             if era.since(5, 8) {
                 add("NUMBER(MAX_PHYSMEM_BITS)", at.max_physmem_bits.to_string());
@@ -141,16 +144,20 @@ pub fn vmcoreinfo(spec: &Spec, at: &Addresses) -> String {
         let value = if era.since(6, 16) { i64::from(value.cast_unsigned()) } else { value.into() };
         number(&format!("PAGE_{name}_MAPCOUNT_VALUE"), value);
     }
-    number("phys_base", at.phys_base.cast_signed());
-    number("pgtable_l5_enabled", i64::from(spec.five_level));
-    number("KERNEL_IMAGE_SIZE", 1 << 30);
-    number("sme_mask", at.sme_mask.cast_signed());
-    add("SYMBOL(init_top_pgt)", hex(at.symbol("swapper_pg_dir")));
+    if native {
+        number("phys_base", at.phys_base.cast_signed());
+        number("pgtable_l5_enabled", i64::from(spec.five_level));
+        number("KERNEL_IMAGE_SIZE", 1 << 30);
+        number("sme_mask", at.sme_mask.cast_signed());
+        add("SYMBOL(init_top_pgt)", hex(at.symbol("swapper_pg_dir")));
+        add("KERNELOFFSET", hex(at.kernel_offset));
+    }
+    keys.extend(at.keys.iter().cloned());
+    let mut add = |key: &str, value: String| keys.push((key.to_owned(), value));
     if spec.model != Model::Flat {
         add("SYMBOL(node_data)", hex(at.symbol("node_online_map") + 256));
         add("LENGTH(node_data)", "1024".to_owned());
     }
-    add("KERNELOFFSET", hex(at.kernel_offset));
     add("CRASHTIME", CRASH_TIME.to_string());
 
     let mut text = String::new();

@@ -1,6 +1,7 @@
 //! The kernel's log, in both forms: records one after the other (3.5 to 5.9), and the ring buffer (5.10 on).
 
 use super::index;
+use super::memory::Order;
 
 /// One message.
 #[derive(Clone, Debug)]
@@ -29,14 +30,25 @@ pub struct Log {
     pub readable: Vec<Line>,
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u64, len: usize) {
-    bytes[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+type Put = fn(&mut [u8], usize, u64, usize);
+
+/// Writes integers in one order.
+fn putter(order: Order) -> Put {
+    match order {
+        Order::Little => |bytes, at, value, len| {
+            bytes[at..at + len].copy_from_slice(&Order::Little.bytes(value, len));
+        },
+        Order::Big => |bytes, at, value, len| {
+            bytes[at..at + len].copy_from_slice(&Order::Big.bytes(value, len));
+        },
+    }
 }
 
 const RECORD_HEADER: usize = 16;
 
 /// The record buffer of `size` bytes after all `lines`, the oldest overwritten.
-pub fn records(lines: &[Line], size: usize) -> Log {
+pub fn records(lines: &[Line], size: usize, order: Order) -> Log {
+    let put = putter(order);
     let mut buffer = vec![0_u8; size];
     let mut live: std::collections::VecDeque<(usize, usize, &Line)> = std::collections::VecDeque::new();
     let mut next = 0;
@@ -70,7 +82,7 @@ pub fn records(lines: &[Line], size: usize) -> Log {
         next += len;
     }
     let first = live.front().map_or(next, |old| old.0);
-    let word = |value: usize| (value as u64).to_le_bytes()[..4].to_vec();
+    let word = |value: usize| order.bytes(value as u64, 4);
     Log {
         objects: vec![
             ("log_text", buffer),
@@ -96,7 +108,8 @@ const REUSABLE: u64 = 3 << 62;
 ///
 /// Counters start just below zero as in the kernel, so that they wrap early. The last record is committed and not
 /// finalized, which is how the last line before a crash may look. One record has no text.
-pub fn ring(lines: &[Line], desc_bits: u32, data_bits: u32) -> Log {
+pub fn ring(lines: &[Line], desc_bits: u32, data_bits: u32, order: Order) -> Log {
+    let put = putter(order);
     let count = 1_usize << desc_bits;
     let size = 1_u64 << data_bits;
     let mut data = vec![0_u8; index(size)];

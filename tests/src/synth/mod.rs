@@ -1,13 +1,14 @@
-//! Synthetic vmcores: dead x86-64 kernels of each era, page by page of a known kind, as ELF files.
+//! Synthetic vmcores: dead kernels of each era and architecture, page by page of a known kind, as ELF files.
 //!
 //! A [`Spec`] says which kernel, which memory model and what lies where; [`Spec::build`] turns it into a [`Core`]: the
 //! file, and for each page what must become of it. Nothing here shares a struct, a constant or a predicate with the
 //! product, so that a mistake in one is not repeated in the other.
 //!
-//! `era` what differs between kernels · `page` kinds of pages as struct pages · `expect` the verdicts · `memory` RAM and
-//! page tables · `log` printk's buffers · `info` VMCOREINFO · `builder` all of it together · `bestiary` one of each · `elf` the file ·
+//! `era` what differs between kernels · `page` kinds of pages as struct pages · `expect` the verdicts · `memory` RAM ·
+//! `arch` page tables · `log` printk's buffers · `info` VMCOREINFO · `builder` all of it together · `bestiary` one of each · `elf` the file ·
 //! `giant` machines of hundreds of GiB.
 
+pub mod arch;
 mod bestiary;
 mod builder;
 mod elf;
@@ -19,10 +20,11 @@ mod log;
 mod memory;
 mod page;
 
+pub use arch::PageTables;
 pub use builder::{Addresses, Block, Core, KERNEL_RAM, Model, Page, Spec, UNMAPPED_RAM};
 pub use info::CRASH_TIME;
 pub use log::Line;
-pub use memory::{Leaf, Memory, PAGE, PageTables};
+pub use memory::{Leaf, Memory, Order, PAGE};
 pub use page::{FREE_AREAS, Kind, PageLayout, SHUFFLED, USUAL};
 
 fn index(n: u64) -> usize {

@@ -3,6 +3,7 @@
 use super::era::{Compound, Era};
 use super::expect::{self, Class};
 use super::index;
+use super::memory::Order;
 
 /// Where the fields of struct page are.
 #[derive(Clone, Copy, Debug)]
@@ -206,9 +207,9 @@ impl Kind {
     }
 
     /// The struct page of the block's page number `at`; `map` is the address of the block's first struct page.
-    pub fn encode(self, era: &Era, layout: &PageLayout, at: u64, map: u64) -> Vec<u8> {
+    pub fn encode(self, era: &Era, layout: &PageLayout, order: Order, at: u64, map: u64) -> Vec<u8> {
         let fields = if at == 0 { self.first(era) } else { self.rest(era, at, map) };
-        fields.encode(layout)
+        fields.encode(layout, order)
     }
 
     fn first(self, era: &Era) -> Fields {
@@ -346,17 +347,18 @@ impl Fields {
         Self { mapcount, private: order, refcount: 0, ..Self::kernel(0) }
     }
 
-    fn encode(&self, layout: &PageLayout) -> Vec<u8> {
+    fn encode(&self, layout: &PageLayout, order: Order) -> Vec<u8> {
         let mut bytes = vec![0; index(layout.size)];
         let mut put =
             |at: u64, value: &[u8]| bytes[index(at)..index(at) + value.len()].copy_from_slice(value);
-        put(layout.flags, &self.flags.to_le_bytes());
-        put(layout.lru, &self.word.to_le_bytes());
+        put(layout.flags, &order.bytes(self.flags, 8));
+        put(layout.lru, &order.bytes(self.word, 8));
+        // Single bytes where they matter: in the same places whatever the order.
         put(layout.lru + 8, &self.second.to_le_bytes());
-        put(layout.mapping, &self.mapping.to_le_bytes());
-        put(layout.private, &self.private.to_le_bytes());
-        put(layout.mapcount, &self.mapcount.to_le_bytes());
-        put(layout.refcount, &self.refcount.to_le_bytes());
+        put(layout.mapping, &order.bytes(self.mapping, 8));
+        put(layout.private, &order.bytes(self.private, 8));
+        put(layout.mapcount, &order.bytes(self.mapcount.cast_unsigned().into(), 4));
+        put(layout.refcount, &order.bytes(self.refcount.into(), 4));
         bytes
     }
 }
