@@ -70,6 +70,20 @@ impl<'a> PageReader<'a> {
         Ok(&self.single)
     }
 
+    /// Whole pages from `pfn` on, at least one and none at or after `end`, in one piece.
+    pub fn span(&mut self, pfn: Pfn, end: Pfn) -> Result<&[u8], ReadError> {
+        self.read(pfn, end)?;
+        let wanted = end.offset_from(pfn).and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1);
+        match (self.range(pfn), &self.window) {
+            (Some(range), Some((_, window))) => {
+                let whole = window.len() / self.page.len() * self.page.len();
+                let stop = range.start.saturating_add(wanted.saturating_mul(self.page.len())).min(whole);
+                Ok(window.get(range.start..stop).unwrap_or_default())
+            }
+            _ => Ok(&self.single),
+        }
+    }
+
     fn open(&mut self, pfn: Pfn, end: Pfn) {
         let run = end.offset_from(pfn).unwrap_or(1).max(1);
         let most = if self.source.windows_are_cheap() { u64::MAX } else { run };

@@ -1,6 +1,7 @@
 //! One thread of a dump: takes batches, reads, compresses, writes.
 
 use super::place::Place;
+use crate::addr::Pfn;
 use crate::filter::Account;
 use crate::format::batch::{Batch, Batches};
 use crate::format::codec::Encoder;
@@ -14,6 +15,10 @@ use std::sync::{Mutex, PoisonError};
 
 /// Bytes of page data that are gathered before they are written.
 const DATA: usize = 1 << 20;
+
+/// Bytes of pages in a row that, stored as they are, are written from where they lie: a copy would cost more than the
+/// call.
+const DIRECT: usize = 64 << 10;
 
 /// Descriptors that are gathered before they are written, if the data is not enough before.
 const DESCS: usize = 4096;
@@ -94,7 +99,11 @@ impl<'s> Worker<'s> {
             }
             let mut pages = 0;
             for &(start, end) in &batch.runs {
-                self.take(shared, start.get(), end.get())?;
+                if self.encoder.flags() == Flags::RAW {
+                    self.take_raw(shared, start, end)?;
+                } else {
+                    self.take(shared, start.get(), end.get())?;
+                }
                 pages += end.get() - start.get();
             }
             let done = shared.done.fetch_add(pages, Ordering::Relaxed).saturating_add(pages);
@@ -110,8 +119,8 @@ impl<'s> Worker<'s> {
             if self.descs.len() >= DESCS || self.filled.saturating_add(room) > self.data.len() {
                 self.flush(shared)?;
             }
-            let pfn = crate::addr::Pfn::new(pfn);
-            let page = match self.reader.read(pfn, crate::addr::Pfn::new(end)) {
+            let pfn = Pfn::new(pfn);
+            let page = match self.reader.read(pfn, Pfn::new(end)) {
                 Ok(page) => page,
                 Err(e) => {
                     let mut problems = shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,6 +158,49 @@ impl<'s> Worker<'s> {
                 flags: flags.0.into(),
                 page_flags: 0.into(),
             });
+        }
+        Ok(())
+    }
+
+    /// Takes a run of pages that are stored as they are.
+    fn take_raw(&mut self, shared: &Shared<'s, '_>, start: Pfn, end: Pfn) -> io::Result<()> {
+        let page = shared.pages.page_size().len();
+        let mut at = start.get();
+        while at < end.get() {
+            let span = match self.reader.span(Pfn::new(at), end) {
+                Ok(span) => span,
+                Err(_) => {
+                    self.take(shared, at, at.saturating_add(1))?;
+                    at = at.saturating_add(1);
+                    continue;
+                }
+            };
+            // Up to the first zero page, or that page alone.
+            let zero = |page: &[u8]| shared.zero_page.is_some() && is_zero(page);
+            let full = span.chunks_exact(page).take_while(|page| !zero(page)).count();
+            let bytes = full.saturating_mul(page);
+            if bytes >= DIRECT
+                && let Some(data) = span.get(..bytes)
+            {
+                let placed = shared.place.data(data)?;
+                let size = u32::try_from(page).map_err(io::Error::other)?;
+                for index in 0..full as u64 {
+                    let offset = placed.saturating_add(index.saturating_mul(page as u64));
+                    self.descs.push(PageDesc {
+                        offset: offset.into(),
+                        size: size.into(),
+                        flags: Flags::RAW.0.into(),
+                        page_flags: 0.into(),
+                    });
+                }
+                self.gathered.kept = self.gathered.kept.saturating_add(full as u64);
+                if self.descs.len() >= DESCS {
+                    self.flush(shared)?;
+                }
+            } else {
+                self.take(shared, at, at.saturating_add(full.max(1) as u64))?;
+            }
+            at = at.saturating_add(full.max(1) as u64);
         }
         Ok(())
     }
