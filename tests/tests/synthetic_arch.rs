@@ -9,12 +9,14 @@ mod whole;
 
 use check::{check_elf, check_kdump, check_log};
 use collector::engine::Engine;
-use collector::plan::Compression;
-use harness::Bytes;
+use collector::plan::{Compression, Format};
+use collector::problem::{Code, Problem};
+use harness::{Bytes, dump_spec};
 use std::collections::BTreeSet;
+use vmcored_tests::kdump_reader::KdumpFile;
 use vmcored_tests::synth::arch::{Arch, Arm64, LoongArch64, Mmu, Ppc64, Relocation, Riscv64, S390x, Tells};
 use vmcored_tests::synth::era::Era;
-use vmcored_tests::synth::{CRASH_TIME, Leaf, Order, Spec};
+use vmcored_tests::synth::{CRASH_TIME, Core, Leaf, Spec};
 
 /// Builds a machine with every kind of page and compares its dumps.
 fn check(arch: Arch, era: &str, leaf: Leaf) {
@@ -31,9 +33,7 @@ fn check(arch: Arch, era: &str, leaf: Leaf) {
             assert!(fewer.is_subset(more), "{label}: level {high} keeps what level {low} drops");
         }
     }
-    if core.facts.order == Order::Little {
-        check_elf(&core, &label, 31);
-    }
+    check_elf(&core, &label, 31);
     check_log(&core, &label);
     let source = Bytes::new(&core.file);
     let mut engine = Engine::open(&source).unwrap();
@@ -104,4 +104,140 @@ machines! {
     loongarch64_4k: Arch::LoongArch64(LoongArch64::new(12, 3)), "6.9", Large;
     loongarch64_4k_deep: Arch::LoongArch64(LoongArch64::new(12, 4)), "6.12", Page;
     loongarch64_64k: Arch::LoongArch64(LoongArch64::new(16, 2)), "6.12", Page;
+}
+
+/// One machine of each way to translate, small.
+fn one_of_each() -> Vec<(&'static str, Spec)> {
+    let era = Era::named("6.12");
+    let spec = |arch, leaf| Spec::foreign_bestiary(arch, era, leaf);
+    vec![
+        ("arm64", spec(Arch::Arm64(arm64(12, 48)), Leaf::Page)),
+        ("radix", spec(ppc64(12, Mmu::Radix, Tells::Number), Leaf::Page)),
+        ("hash", spec(ppc64(12, Mmu::Hash { shift: 16 }, Tells::Number), Leaf::Large)),
+        ("s390x", spec(Arch::S390x(S390x::new(4, Relocation::None)), Leaf::Page)),
+        ("s390x relocated", spec(Arch::S390x(S390x::new(3, Relocation::Told)), Leaf::Page)),
+        ("riscv64", spec(Arch::Riscv64(Riscv64::new(48, false)), Leaf::Page)),
+        ("loongarch64", spec(Arch::LoongArch64(LoongArch64::new(14, 3)), Leaf::Page)),
+    ]
+}
+
+/// What is dropped at level 30, and the problems.
+fn dropped(core: &Core) -> (BTreeSet<u64>, Vec<Problem>) {
+    let (bytes, report, problems) = whole::dump(core, &dump_spec(30, Format::Kdump, Compression::None));
+    assert!(report.complete && report.pages.balanced(), "{report:?}");
+    let file = KdumpFile::from_bytes(bytes).unwrap();
+    (file.present_pfns().filter(|pfn| file.desc(*pfn).is_none()).collect(), problems)
+}
+
+fn expected(core: &Core) -> BTreeSet<u64> {
+    core.verdicts(30).filter(|(_, why)| why.is_some()).map(|(pfn, _)| pfn).collect()
+}
+
+/// What VMCOREINFO does not say is found by looking, where that can be.
+#[test]
+fn keys_that_can_be_done_without() {
+    let without: &[(&str, &[&str])] = &[
+        ("arm64", &["NUMBER(VA_BITS)", "NUMBER(TCR_EL1_T1SZ)", "NUMBER(kimage_voffset)", "SYMBOL(_stext)"]),
+        ("radix", &["NUMBER(RADIX_MMU)", "SYMBOL(vmemmap_list)"]),
+        ("hash", &["NUMBER(RADIX_MMU)"]),
+        ("riscv64", &["NUMBER(VA_BITS)", "NUMBER(va_kernel_pa_offset)", "NUMBER(phys_ram_base)"]),
+        ("loongarch64", &["SYMBOL(vmemmap)"]),
+    ];
+    for (name, mut spec) in one_of_each() {
+        let Some((_, keys)) = without.iter().find(|(which, _)| *which == name) else { continue };
+        spec.without = keys.iter().map(|key| (*key).to_owned()).collect();
+        let core = spec.build();
+        assert_eq!(dropped(&core).0, expected(&core), "{name} without {keys:?}");
+    }
+}
+
+/// Without what cannot be done without, every page is kept and the problem told.
+#[test]
+fn keys_that_cannot() {
+    let keys: &[(&str, &str)] = &[
+        ("arm64", "SYMBOL(swapper_pg_dir)"),
+        ("radix", "SYMBOL(swapper_pg_dir)"),
+        ("hash", "SYMBOL(vmemmap_list)"),
+        ("hash", "OFFSET(vmemmap_backing.phys)"),
+        ("hash", "SIZE(mmu_psize_def)"),
+        ("s390x", "SYMBOL(swapper_pg_dir)"),
+        ("s390x relocated", "IDENTITYBASE"),
+        ("riscv64", "SYMBOL(swapper_pg_dir)"),
+        ("loongarch64", "SYMBOL(swapper_pg_dir)"),
+    ];
+    for (which, key) in keys {
+        let (_, mut spec) = one_of_each().into_iter().find(|(name, _)| name == which).unwrap();
+        spec.without = vec![(*key).to_owned()];
+        let (dropped, problems) = dropped(&spec.build());
+        assert!(dropped.is_empty(), "{which} without {key}: {} pages are dropped", dropped.len());
+        let codes: Vec<u16> = problems.iter().map(|p| p.code.0).collect();
+        let told = [Code::VMCOREINFO_KEY_MISSING, Code::TRANSLATION_FAILED, Code::MEM_MAP_UNREADABLE];
+        assert!(told.iter().any(|code| codes.contains(&code.0)), "{which} without {key}: {problems:?}");
+    }
+}
+
+/// Tables of zeros, of ones, and tables that name themselves: a dump results, and nothing is dropped that should not be.
+#[test]
+fn damaged_tables() {
+    for (name, spec) in one_of_each() {
+        let whole = spec.build();
+        let want = expected(&whole);
+        let order = whole.facts.order;
+        let itself: Vec<u64> = [
+            whole.at.tables | 3,
+            whole.at.tables >> 2 | 1,
+            whole.at.tables | 1 << 63,
+            whole.at.tables | 0x9000_0000_0000_0000,
+            whole.at.tables | 7,
+            whole.at.tables | 11,
+        ]
+        .to_vec();
+        for pattern in [0, u64::MAX].into_iter().chain(itself) {
+            let mut core = whole.clone();
+            let table = order.bytes(pattern, 8).repeat(2048);
+            core.poke(core.at.tables, &table);
+            let (dropped, problems) = dropped(&core);
+            assert!(dropped.is_subset(&want), "{name} {pattern:#x}");
+            // The list of blocks takes the place of tables.
+            assert!(name == "hash" || dropped.is_empty(), "{name} {pattern:#x}: {} dropped", dropped.len());
+            assert!(name == "hash" || !problems.is_empty(), "{name} {pattern:#x}");
+        }
+    }
+}
+
+/// vmemmap_list going around, into nowhere, and to blocks that cannot be.
+#[test]
+fn damaged_vmemmap_list() {
+    let (_, spec) = one_of_each().into_iter().find(|(name, _)| *name == "hash").unwrap();
+    let whole = spec.build();
+    let want = expected(&whole);
+    let list = whole.at.keys.iter().find(|(key, _)| key == "SYMBOL(vmemmap_list)").unwrap();
+    let list = u64::from_str_radix(&list.1, 16).unwrap() & !(0xf << 60);
+    let first = whole.memory.word(list);
+    let mut nodes = vec![first & !(0xf << 60)];
+    while let next @ 1.. = whole.memory.word(*nodes.last().unwrap()) {
+        nodes.push(next & !(0xf << 60));
+    }
+    assert!(nodes.len() > 3, "{nodes:x?}");
+    let last = nodes[nodes.len() - 1];
+    // What is written where, and whether all blocks are known all the same.
+    for (at, value, all) in [
+        (last, first, true),
+        (last, last | 0xc << 60, true),
+        (last, 0xdead_beef, true),
+        (nodes[1], 0xc0ff_ffff_ffff_fff8, false),
+        (list, 0x1234, false),
+        (list, u64::MAX, false),
+        (nodes[0] + 16, 0xf00d, false),
+        (nodes[0] + 8, 0xffff_ffff_0000_0000, false),
+        (list + 8, u64::MAX, false),
+        (list + 0x100 + 5 * 96, 77, false),
+    ] {
+        let mut core = whole.clone();
+        core.poke(at, &value.to_le_bytes());
+        let (dropped, problems) = dropped(&core);
+        assert!(dropped.is_subset(&want), "{at:#x} {value:#x}");
+        assert_eq!(dropped == want, all, "{at:#x} {value:#x}: {} of {}", dropped.len(), want.len());
+        assert!(!problems.is_empty(), "{at:#x} {value:#x}");
+    }
 }
