@@ -186,3 +186,71 @@ impl Arch for Arm64 {
         Some(48)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmcore::Endian;
+
+    fn kernel(page: u32, va: u32, high: High) -> Arm64 {
+        let tables = Tables { root: 0, levels: levels(page, va), endian: Endian::Little };
+        Arm64 { tables, high, page, phys_offset: 0, hugetlb: hugetlb(page) }
+    }
+
+    #[test]
+    fn levels_are_as_the_manual_has_them() {
+        let cases: &[(u32, u32, &[(u32, u32)])] = &[
+            (12, 39, &[(30, 9), (21, 9), (12, 9)]),
+            (12, 48, &[(39, 9), (30, 9), (21, 9), (12, 9)]),
+            (12, 52, &[(48, 4), (39, 9), (30, 9), (21, 9), (12, 9)]),
+            (14, 36, &[(25, 11), (14, 11)]),
+            (14, 47, &[(36, 11), (25, 11), (14, 11)]),
+            (14, 48, &[(47, 1), (36, 11), (25, 11), (14, 11)]),
+            (14, 52, &[(47, 5), (36, 11), (25, 11), (14, 11)]),
+            (16, 42, &[(29, 13), (16, 13)]),
+            (16, 48, &[(42, 6), (29, 13), (16, 13)]),
+            (16, 52, &[(42, 10), (29, 13), (16, 13)]),
+        ];
+        for (page, va, want) in cases {
+            let got: Vec<(u32, u32)> = levels(*page, *va).iter().map(|l| (l.shift, l.bits)).collect();
+            assert_eq!(got, *want, "{page} {va}");
+        }
+    }
+
+    /// DDI 0487, D8.3: where the bits of a 52-bit address are.
+    #[test]
+    fn addresses_of_52_bits() {
+        let share = 3 << 8;
+        let cases: &[(u32, u32, High, usize, u64, Entry)] = &[
+            // Without LPA2 bits 9:8 are shareability, and 49:48 are no address.
+            (12, 48, High::None, 3, 0x0043_1234_5678_9403 | share, Entry::Leaf(0x1234_5678_9000)),
+            (12, 52, High::Lpa2, 4, 0x0043_1234_5678_9403, Entry::Leaf(0x0003_1234_5678_9000)),
+            (12, 52, High::Lpa2, 4, 0x0041_1234_5678_9703, Entry::Leaf(0x000d_1234_5678_9000)),
+            (14, 52, High::Lpa2, 3, 0x0041_1234_5678_8603, Entry::Leaf(0x0009_1234_5678_8000)),
+            (12, 52, High::Lpa2, 1, 0x0002_1234_5678_9203, Entry::Table(0x000a_1234_5678_9000)),
+            (12, 52, High::Lpa2, 3, 0x0001_1234_5660_0701, Entry::Leaf(0x000d_1234_5660_0000)),
+            // With 64 KiB pages bits 15:12 are address bits 51:48.
+            (16, 52, High::Lpa, 2, 0x0040_1234_5678_a703, Entry::Leaf(0x000a_1234_5678_0000)),
+            (16, 52, High::Lpa, 1, 0x0000_1234_4000_f701, Entry::Leaf(0x000f_1234_4000_0000)),
+            (16, 52, High::Lpa, 0, 0x0000_1234_5678_3003, Entry::Table(0x0003_1234_5678_0000)),
+            // Reserved, invalid, a block where there is none.
+            (12, 48, High::None, 3, 0x1234_5678_9401, Entry::Empty),
+            (12, 48, High::None, 2, 0x1234_5678_9402, Entry::Empty),
+            (12, 52, High::Lpa2, 0, 0x1234_5678_9401, Entry::Empty),
+        ];
+        for (page, va, high, level, entry, want) in cases {
+            assert_eq!(kernel(*page, *va, *high).decode(*level, *entry), *want, "{page} {va} {entry:#x}");
+        }
+    }
+
+    #[test]
+    fn tags_are_no_part_of_an_address() {
+        let kernel = kernel(12, 48, High::None);
+        for at in [0xffff_0000_1234_5000, 0xf7ff_0000_1234_5000, 0x03ff_0000_1234_5000] {
+            assert!(matches!(kernel.place(at), Place::Tables(0xffff_0000_1234_5000)), "{at:#x}");
+        }
+        for at in [0x1234_5000, 0xff7f_0000_1234_5000, 0xfffe_0000_1234_5000] {
+            assert!(matches!(kernel.place(at), Place::Nowhere(_)), "{at:#x}");
+        }
+    }
+}

@@ -77,7 +77,7 @@ impl Ppc64 {
             Self { tables, radix, memory, vmemmap: Vec::new(), hugetlb }
         };
         let radix = with(true);
-        // Kernels before v6.7 tell nothing. But with radix, and only then, the tables have the linear mapping too.
+        // Older kernels (v6.1 is one) tell nothing. But with radix, and only then, the tables have the linear mapping too.
         let anchor = info.symbol("_stext").unwrap_or(top);
         let linear = || walk::probe(&radix, vmcore, anchor) == linear(anchor.get());
         if is_radix(vmcore).unwrap_or_else(linear) {
@@ -222,5 +222,40 @@ impl Arch for Ppc64 {
     }
     fn max_physmem_bits(&self) -> Option<u32> {
         None // 44, 46, 47 or 51, and told since v5.8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries() {
+        let kernel = |radix: bool, levels: Geometry| {
+            let tables = Tables { root: 0, levels: levels.to_vec(), endian: Endian::Big };
+            Ppc64 { tables, radix, memory: 1 << 30, vmemmap: Vec::new(), hugetlb: &[] }
+        };
+        let cases = [
+            (true, RADIX_64K, 0, 0x8000_0000_1234_0009, Entry::Table(0x1234_0000)),
+            (true, RADIX_64K, 2, 0x8000_0000_1234_5705, Entry::Table(0x1234_5700)),
+            (true, RADIX_64K, 2, 0xc000_0001_0020_018e, Entry::Leaf(0x1_0020_0000)),
+            (true, RADIX_64K, 3, 0xc000_0001_0021_018e, Entry::Leaf(0x1_0021_0000)),
+            (true, RADIX_4K, 3, 0xc060_0001_0021_318e, Entry::Leaf(0x1_0021_3000)),
+            (true, RADIX_64K, 0, 0x0000_0000_1234_0009, Entry::Empty),
+            (true, RADIX_64K, 3, 0x4000_0001_0021_018e, Entry::Empty),
+            (false, HASH_64K, 0, 0x1234_0000, Entry::Table(0x1234_0000)),
+            (false, HASH_64K, 0, 0, Entry::Empty),
+            (false, HASH_64K, 3, 0xc000_0001_0021_018e, Entry::Leaf(0x1_0021_0000)),
+            (false, HASH_64K, 3, 0x1234_0000, Entry::Empty),
+        ];
+        for (radix, levels, level, entry, want) in cases {
+            assert_eq!(kernel(radix, levels).decode(level, entry), want, "{radix} {level} {entry:#x}");
+        }
+    }
+
+    #[test]
+    fn trees_reach_as_far_as_the_kernel_says() {
+        let top = |levels: Geometry| levels[0].shift + levels[0].bits;
+        assert_eq!([RADIX_64K, RADIX_4K, HASH_64K, HASH_4K].map(top), [52, 52, 52, 46]);
     }
 }

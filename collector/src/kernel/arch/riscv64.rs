@@ -110,3 +110,33 @@ impl Arch for Riscv64 {
         Some(56)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmcore::Endian;
+
+    #[test]
+    fn entries() {
+        let tables = Tables { root: 0, levels: LEVELS.to_vec(), endian: Endian::Little };
+        let kernel = Riscv64 { tables, phys_base: 0 };
+        // The page number starts at bit 10.
+        let ppn = |phys: u64| phys >> 2;
+        let cases = [
+            (4, 0, Entry::Empty),
+            (4, ppn(0x8000_1000) | 0xe6, Entry::Empty),
+            (4, ppn(0x8000_1000) | 0xe7, Entry::Leaf(0x8000_1000)),
+            (4, ppn(0xff_ffff_ffff_f000) | 0xe7 | 3 << 61, Entry::Leaf(0xff_ffff_ffff_f000)),
+            (4, ppn(0x8001_8000) | 0xe7 | NAPOT, Entry::Shared { phys: 0x8001_0000, shift: 16 }),
+            (4, ppn(0x8001_4000) | 0xe7 | NAPOT, Entry::Empty),
+            (3, ppn(0x8020_0000) | 0xe7, Entry::Leaf(0x8020_0000)),
+            (3, ppn(0x8020_1000) | 0xe7, Entry::Empty),
+            (0, ppn(0x8020_1000) | 1, Entry::Table(0x8020_1000)),
+            // Executable alone is a leaf too.
+            (2, ppn(0x8000_0000) | 0b1001, Entry::Leaf(0x8000_0000)),
+        ];
+        for (level, entry, want) in cases {
+            assert_eq!(kernel.decode(level, entry), want, "{level} {entry:#x}");
+        }
+    }
+}

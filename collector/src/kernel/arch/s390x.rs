@@ -173,3 +173,32 @@ impl Arch for S390x {
         Some(46)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vmcore::Endian;
+
+    #[test]
+    fn entries() {
+        let tables = Tables { root: 0, levels: LEVELS.to_vec(), endian: Endian::Big };
+        let kernel = S390x { tables, direct: Vec::new() };
+        let cases = [
+            (0, 0x1234_500f, Entry::Table(0x1234_5000)),
+            (0, 0x1234_502f, Entry::Empty),
+            // A table of another type.
+            (0, 0x1234_500b, Entry::Empty),
+            (1, 0x1234_500b, Entry::Table(0x1234_5000)),
+            (2, 0x1234_5007, Entry::Table(0x1234_5000)),
+            (2, 0x1_8000_0404, Entry::Leaf(0x1_8000_0000)),
+            (3, 0x1234_5800, Entry::Table(0x1234_5800)),
+            (3, 0x1230_b400, Entry::Leaf(0x1230_0000)),
+            (3, 0x20, Entry::Empty),
+            (4, 0x1234_5200, Entry::Leaf(0x1234_5000)),
+            (4, 0x400, Entry::Empty),
+        ];
+        for (level, entry, want) in cases {
+            assert_eq!(kernel.decode(level, entry), want, "{level} {entry:#x}");
+        }
+    }
+}

@@ -19,7 +19,7 @@ pub enum Mmu {
 /// How the kernel says which MMU it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tells {
-    /// NUMBER(RADIX_MMU), since 6.7.
+    /// NUMBER(RADIX_MMU), in newer kernels.
     Number,
     /// cur_cpu_spec's features.
     CpuSpec,
