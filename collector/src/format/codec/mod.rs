@@ -8,11 +8,11 @@ pub mod lz4;
 mod lzo;
 mod snappy;
 mod zlib;
+mod zstd;
 
 use super::layout::Flags;
 use crate::plan::Compression;
 use std::io;
-use zstd::bulk::{Compressor, Decompressor};
 
 /// Compresses pages one by one; its context is made once.
 pub enum Encoder {
@@ -25,7 +25,7 @@ pub enum Encoder {
     /// Snappy.
     Snappy(Box<snappy::Encoder>),
     /// zstd.
-    Zstd(Compressor<'static>),
+    Zstd(zstd::Encoder),
 }
 
 impl std::fmt::Debug for Encoder {
@@ -48,7 +48,7 @@ impl Encoder {
             Compression::Zlib(level) => Self::Zlib(zlib::compressor(level)?),
             Compression::Lzo => Self::Lzo(lzo::Encoder::default()),
             Compression::Snappy => Self::Snappy(Box::new(snappy::Encoder::new())),
-            Compression::Zstd(level) => Self::Zstd(Compressor::new(level)?),
+            Compression::Zstd(level) => Self::Zstd(zstd::Encoder::new(level)?),
             Compression::Lz4 => {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
@@ -89,8 +89,7 @@ impl Encoder {
             Self::Zlib(zlib) => zlib::encode(zlib, page, out.get_mut(..shorter)?),
             Self::Lzo(lzo) => lzo.encode(page, out.get_mut(..shorter)?),
             Self::Snappy(snappy) => snappy.compress(page, out).ok(),
-            // Through the context, as `compress_to_buffer` would allocate its errors.
-            Self::Zstd(zstd) => zstd.context_mut().compress2(out, page).ok(),
+            Self::Zstd(zstd) => zstd.encode(page, out),
         }
         .filter(|len| *len <= shorter)
     }
@@ -100,7 +99,7 @@ impl Encoder {
 #[derive(Default)]
 pub struct Decoder {
     zlib: Option<libdeflater::Decompressor>,
-    zstd: Option<Decompressor<'static>>,
+    zstd: Option<::zstd::bulk::Decompressor<'static>>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -154,7 +153,7 @@ impl Decoder {
             Flags::ZLIB => ("zlib", zlib::decode(self.zlib.get_or_insert_default(), stored, page)),
             Flags::LZO => ("lzo", lzo::decode(stored, page).map_err(|e| e.to_string())),
             Flags::SNAPPY => ("snappy", snappy::decode(stored, page)),
-            Flags::ZSTD => ("zstd", self.zstd(stored, page)),
+            Flags::ZSTD => ("zstd", zstd::decode(&mut self.zstd, stored, page)),
             Flags(other) => return Err(DecodeError::Codec(other)),
         };
         match outcome {
@@ -162,14 +161,6 @@ impl Decoder {
             Ok(got) => Err(DecodeError::Length { got, want }),
             Err(why) => Err(DecodeError::Corrupt { codec, len: stored.len(), why }),
         }
-    }
-
-    fn zstd(&mut self, stored: &[u8], page: &mut [u8]) -> Result<usize, String> {
-        let zstd = match &mut self.zstd {
-            Some(zstd) => zstd,
-            none => none.insert(Decompressor::new().map_err(|e| e.to_string())?),
-        };
-        zstd.decompress_to_buffer(stored, page).map_err(|e| e.to_string())
     }
 }
 
@@ -237,7 +228,7 @@ mod tests {
     fn bounds_are_enough() {
         for len in [4096, 16384, 65536] {
             let bound = |how| Encoder::new(how).unwrap().bound(len);
-            assert!(zstd::zstd_safe::compress_bound(len) <= bound(Compression::Zstd(1)));
+            assert!(::zstd::zstd_safe::compress_bound(len) <= bound(Compression::Zstd(1)));
             assert!(snap::raw::max_compress_len(len) <= bound(Compression::Snappy));
             assert!(CODECS.iter().all(|(how, _)| bound(*how) >= len));
         }

@@ -1,8 +1,11 @@
 //! The encoder: one pass, one candidate a position.
 //!
-//! Made for pages: positions are 16 bits; the table of positions stays in the first-level cache and is not cleared between
-//! small pages; all is read from a copy of the page with slack behind it, so that loads of 8 and 16 bytes need no care for
-//! its end, and the compiler sees that none leaves the array.
+//! Made for pages. Positions are 16 bits, so that the table of positions is 8 KiB: it stays in the first-level cache, and
+//! clearing it costs less than telling old entries from new ones would. All is read from a copy of the page with slack
+//! behind it: loads of 8 and 16 bytes need no care for its end, and the compiler sees that none leaves the array.
+//!
+//! The table goes by five bytes, though a match needs four: matches of four save little, and each costs as much time as a
+//! long one.
 
 use super::{END, FAR, MAX_FIRST, NEAR, SHORT};
 
@@ -12,22 +15,22 @@ const MAX_LEN: usize = 1 << 16;
 /// Bytes behind the longest input that may be loaded; what they are does not matter.
 const SLACK: usize = 16;
 
-/// log2 of the table's entries: 8 KiB, a quarter of the smallest first-level cache.
+/// log2 of the table's entries.
 const HASH_BITS: u32 = 12;
 
-/// After `1 << SKIP` positions without a match every second one is tried, and so on.
+/// Positions without a match, as a power of two, after which every second group of four is left out; and so on.
 const SKIP: u32 = 5;
 
 /// A page, and room behind it.
 type Text = [u8; MAX_LEN + SLACK];
 
-/// What is kept from page to page.
+/// Where bytes with this hash were seen last.
+type Seen = [u16; 1 << HASH_BITS];
+
+/// What is kept from page to page: only memory.
 pub struct Encoder {
     text: Box<Text>,
-    /// Where four bytes with this hash were seen last: `base` + position.
-    seen: Box<[u16; 1 << HASH_BITS]>,
-    /// Where this page's entries begin; those of earlier pages, below it, wrap around to positions that lie ahead.
-    base: u16,
+    seen: Box<Seen>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -38,7 +41,7 @@ impl std::fmt::Debug for Encoder {
 
 impl Default for Encoder {
     fn default() -> Self {
-        Self { text: Box::new([0; MAX_LEN + SLACK]), seen: Box::new([0; 1 << HASH_BITS]), base: 0 }
+        Self { text: Box::new([0; MAX_LEN + SLACK]), seen: Box::new([0; 1 << HASH_BITS]) }
     }
 }
 
@@ -56,100 +59,93 @@ fn load<const N: usize>(text: &Text, at: usize) -> [u8; N] {
     text.get(at..at + N).and_then(|b| b.first_chunk()).copied().unwrap_or([0; N])
 }
 
+/// The same as a number.
 #[inline(always)]
-fn four(text: &Text, at: usize) -> u32 {
-    u32::from_le_bytes(load(text, at))
+fn eight(text: &Text, at: usize) -> u64 {
+    u64::from_le_bytes(load(text, at))
 }
 
-/// How many bytes from `a` and from `b` on are the same, up to `end`; a < b <= end.
+/// Where what starts at `b` ceases to be what starts at `a`; at most `end`. a < b.
 #[inline(always)]
-fn common(text: &Text, mut a: usize, mut b: usize, end: usize) -> usize {
-    let start = b;
-    loop {
-        let differ = u64::from_le_bytes(load(text, a)) ^ u64::from_le_bytes(load(text, b));
+fn differs(text: &Text, mut a: usize, mut b: usize, end: usize) -> usize {
+    while b < end {
+        let differ = eight(text, a) ^ eight(text, b);
         if differ != 0 {
-            return (b + (differ.trailing_zeros() / 8) as usize).min(end) - start;
+            return (b + (differ.trailing_zeros() / 8) as usize).min(end);
         }
         (a, b) = (a + 8, b + 8);
-        if b >= end {
-            return end - start;
-        }
     }
+    end
 }
 
-/// Where in the table four bytes belong. Knuth's multiplicative hash: the high bits depend on all of them.
+/// The entry for the low five bytes of a window: its high bits times an odd number depend on all of them.
 #[inline(always)]
-fn slot(four: u32) -> usize {
-    (four.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS)) as usize
+fn entry(seen: &mut Seen, window: u64) -> Option<&mut u16> {
+    let hash = (window << 24).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - HASH_BITS);
+    seen.get_mut(usize::try_from(hash).ok()?)
 }
 
 impl Encoder {
     /// Compresses `page` to the start of `out`. `None`: it does not fit there, or the page is longer than 64 KiB.
     pub fn encode(&mut self, page: &[u8], out: &mut [u8]) -> Option<usize> {
         self.text.get_mut(..page.len()).filter(|_| page.len() <= MAX_LEN)?.copy_from_slice(page);
-        let base = match usize::from(self.base) + page.len() {
-            ..=MAX_LEN => self.base,
-            _ => {
-                self.seen.fill(0);
-                0
-            }
-        };
-        self.base = u16::try_from(usize::from(base) + page.len()).unwrap_or(u16::MAX);
+        self.seen.fill(0);
         let mut out = Out { bytes: out, at: 0 };
-        let rest = search(&self.text, &mut self.seen, base, page.len(), &mut out)?;
-        out.long_literals(page.get(rest..)?)?;
+        let rest = if page.len() <= NEAR.1 {
+            search::<true>(&self.text, &mut self.seen, page.len(), &mut out)
+        } else {
+            search::<false>(&self.text, &mut self.seen, page.len(), &mut out)
+        }?;
+        out.literals(page.get(rest..)?)?;
         out.put(END)?;
         Some(out.at)
     }
 }
 
 /// Writes the matches of the first `len` bytes, with the literals before each, and returns where the last literals begin.
+/// `NEAR_ONLY`: no match of them can be out of reach of the near form.
 #[inline(always)]
-fn search(
+fn search<const NEAR_ONLY: bool>(
     text: &Text,
-    seen: &mut [u16; 1 << HASH_BITS],
-    base: u16,
+    seen: &mut Seen,
     len: usize,
     out: &mut Out<'_>,
 ) -> Option<usize> {
-    let Some(last) = len.checked_sub(4) else { return Some(0) };
+    let last = len.saturating_sub(8);
     let mut anchor = 0;
+    // Nothing is seen at first: all entries are 0, and what is there is compared with the first bytes.
     let mut at = 1;
-    if let Some(entry) = seen.get_mut(slot(four(text, 0))) {
-        *entry = base;
+    // The first literals have a form of their own.
+    let mut few = 0;
+    'next: while at <= last {
+        let window = eight(text, at);
+        for k in 0..4 {
+            let here = window >> (8 * k);
+            let start = at + k;
+            let entry = entry(seen, here)?;
+            let from = usize::from(*entry);
+            *entry = low(start);
+            let same = load::<4>(text, from) == *here.to_le_bytes().first_chunk()?;
+            if same && (NEAR_ONLY || start - from <= FAR.1) {
+                let end = differs(text, from + 4, start + 4, len);
+                let (count, distance, len) = (start - anchor, start - from, end - start);
+                if count > few || len > NEAR.0 || (!NEAR_ONLY && distance > NEAR.1) {
+                    out.literals(text.get(anchor..start)?)?;
+                    out.reference(distance, len)?;
+                    few = 16;
+                } else {
+                    out.short(load(text, anchor), count, distance, len)?;
+                }
+                // One more position from within the match; more of them cost more than they find.
+                let inside = end - 2;
+                *self::entry(seen, eight(text, inside))? = low(inside);
+                (anchor, at) = (end, end);
+                continue 'next;
+            }
+        }
+        at += 4 + ((at - anchor) >> SKIP);
     }
-    loop {
-        let mut from;
-        loop {
-            if at > last {
-                return Some(anchor);
-            }
-            let bytes = four(text, at);
-            let entry = seen.get_mut(slot(bytes))?;
-            from = usize::from(entry.wrapping_sub(base));
-            *entry = base.wrapping_add(low(at));
-            if from < at && four(text, from) == bytes && at - from <= FAR.1 {
-                break;
-            }
-            at += 1 + ((at - anchor) >> SKIP);
-        }
-        let mut end = at + 4 + common(text, from + 4, at + 4, len);
-        if end > len {
-            end = len;
-        }
-        while at > anchor && from > 0 && load::<1>(text, at - 1) == load::<1>(text, from - 1) {
-            (at, from) = (at - 1, from - 1);
-        }
-        out.sequence(text, anchor, at, at - from, end - at)?;
-        anchor = end;
-        at = end;
-        if end <= last {
-            let inside = end - 2;
-            if let Some(entry) = seen.get_mut(slot(four(text, inside))) {
-                *entry = base.wrapping_add(low(inside));
-            }
-        }
-    }
+    Some(anchor)
 }
 
 /// The stream that is written.
@@ -159,44 +155,45 @@ struct Out<'a> {
 }
 
 impl Out<'_> {
-    #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) -> Option<()> {
         *self.bytes.get_mut(self.at..)?.first_chunk_mut()? = bytes;
         self.at += N;
         Some(())
     }
 
-    /// The literals from `anchor` to `at`, then a match.
+    /// At most 16 literals after another match, then one that is no longer than [`NEAR`] and no farther.
     #[inline(always)]
-    fn sequence(&mut self, text: &Text, anchor: usize, at: usize, distance: usize, len: usize) -> Option<()> {
-        let count = at - anchor;
-        if count <= 16 && self.at > 0 {
-            self.few_literals(load(text, anchor), count)?;
-        } else {
-            self.long_literals(text.get(anchor..at)?)?;
-        }
-        self.reference(distance, len)
-    }
-
-    #[inline(always)]
-    fn few_literals(&mut self, bytes: [u8; 16], count: usize) -> Option<()> {
-        let room: &mut [u8; 19] = self.bytes.get_mut(self.at - 2..)?.first_chunk_mut()?;
+    fn short(&mut self, literals: [u8; 16], count: usize, distance: usize, len: usize) -> Option<()> {
+        // From the last two bits of the match before, to the end of the widest stores.
+        let room: &mut [u8; 24] = self.bytes.get_mut(self.at.wrapping_sub(2)..)?.first_chunk_mut()?;
         let [count8, ..] = count.to_le_bytes();
-        if count <= 3 {
-            room[0] |= count8;
-            *room.last_chunk_mut::<17>()?.first_chunk_mut()? = bytes;
-            self.at += count;
+        let run = if count > 3 {
+            room[2] = count8.wrapping_sub(3);
+            *room.get_mut(3..19)?.first_chunk_mut()? = literals;
+            1
         } else {
-            room[2] = count8 - 3;
-            *room.last_chunk_mut()? = bytes;
-            self.at += count + 1;
-        }
+            room[0] |= count8;
+            *room.get_mut(2..6)?.first_chunk_mut()? = *literals.first_chunk::<4>()?;
+            0
+        };
+        let used = count + run;
+        let d = distance - 1;
+        let short = len <= SHORT.0 && distance <= SHORT.1;
+        // Chosen without a branch: which it is has no pattern, as has not how many literals there are.
+        let word = if short {
+            ((len - 1) << 5) | ((d & 7) << 2) | ((d >> 3) << 8)
+        } else {
+            32 | (len - 2) | (d << 10)
+        };
+        let [a, b, c, e, ..] = word.to_le_bytes();
+        *room.get_mut(2 + used..6 + used)?.first_chunk_mut()? = [a, b, c, e];
+        self.at += used + 3 - usize::from(short);
         Some(())
     }
 
     /// Literals at the start, at the end, or many.
     #[cold]
-    fn long_literals(&mut self, literals: &[u8]) -> Option<()> {
+    fn literals(&mut self, literals: &[u8]) -> Option<()> {
         let count = literals.len();
         let [low, ..] = count.to_le_bytes();
         if count == 0 {
@@ -226,7 +223,7 @@ impl Out<'_> {
         self.put([more.to_le_bytes()[0]])
     }
 
-    #[inline(always)]
+    #[cold]
     fn reference(&mut self, distance: usize, len: usize) -> Option<()> {
         let [len8, ..] = len.to_le_bytes();
         if len <= SHORT.0 && distance <= SHORT.1 {
