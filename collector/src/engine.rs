@@ -311,7 +311,7 @@ fn about<'v>(
         cpus: vmcore.cpus(),
         notes: vmcore.notes(),
         vmcoreinfo: vmcore.vmcoreinfo_range(),
-        erased: &[],
+        erased: vmcore.image().map_or(&[], |image| &image.erased),
         part: None,
     }
 }

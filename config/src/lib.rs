@@ -13,12 +13,15 @@
 //! Words: *settings* are what the user wrote, typed; the *plan* is everything resolved before the crash; the *image* is
 //! the crash initramfs, named by its hash; *readiness* is what `status` says, with reasons.
 //!
-//! Everything is read below an injected [`initramfs::root::Root`], so that a test is a tree of files; only [`arm::arm`]
+//! [`dump`] looks at what a crash has left, on any machine.
+//!
+//! Everything else is read below an injected [`initramfs::root::Root`], so that a test is a tree of files; only [`arm::arm`]
 //! and [`arm::disarm`] touch the running kernel.
 
 pub mod arm;
 pub mod cmdline;
 pub mod diagnostic;
+pub mod dump;
 pub mod kernel_image;
 pub mod kexec;
 pub mod mounts;

@@ -12,6 +12,7 @@ mod pages;
 pub mod raw;
 pub mod read;
 pub mod rearrange;
+pub mod reassemble;
 pub mod split;
 pub mod stream;
 

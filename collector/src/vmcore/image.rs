@@ -23,6 +23,8 @@ pub struct Image {
     pub notes: Vec<u8>,
     /// VMCOREINFO's text.
     pub vmcoreinfo: Vec<u8>,
+    /// Record of what an earlier filter has erased, as text.
+    pub erased: Vec<u8>,
     /// sysname, nodename, release, version, machine, domainname, NUL-padded; zeros when unknown.
     pub utsname: [[u8; 65]; 6],
     /// Seconds since 1970 of the crash; 0 when unknown.
@@ -107,6 +109,7 @@ mod tests {
             dumped: PageBits::default(),
             notes: Vec::new(),
             vmcoreinfo: Vec::new(),
+            erased: Vec::new(),
             utsname: [[0; 65]; 6],
             crash_time: 0,
             phys_base: 0,

@@ -6,16 +6,20 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use collector::plan::Target;
 use config::arm::{self, Outcome, Prepared};
+use config::dump::info::Info;
+use config::dump::verify::Report;
 use config::kexec::{KexecError, KexecState};
 use config::settings::{self, SETTINGS_PATH, Settings};
 use config::{resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// Keeps this machine ready to record its own death.
 #[derive(Parser)]
@@ -53,6 +57,28 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Say what a dump is: kernel, crash, level, codecs, pages
+    Info {
+        /// A dump of any kind, or the parts of a split one
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of a dump and say what is damaged
+    #[command(after_help = "Exit codes: 0 sound; 1 damaged or incomplete; 2 no dump, or unreadable.")]
+    Verify {
+        /// A dump of any kind, or the parts of a split one
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Threads [default: one a CPU]
+        #[arg(long, value_name = "N")]
+        threads: Option<usize>,
     },
     /// Build images and look into them
     #[command(subcommand)]
@@ -152,6 +178,20 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             }
             return Ok(ExitCode::from(report.readiness as u8));
         }
+        Command::Info { files, json } => {
+            let info = Info::read(files).map_err(anyhow::Error::msg)?;
+            print(&info, *json)?;
+        }
+        Command::Verify { files, json, threads } => {
+            let threads =
+                threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+            let meter = Meter::default();
+            let report = Report::read(files, threads, &|done, total| meter.update(done, total))
+                .map_err(anyhow::Error::msg)?;
+            meter.clear();
+            print(&report, *json)?;
+            return Ok(ExitCode::from(u8::from(!report.sound)));
+        }
         Command::Image(ImageCommand::Build { output }) => {
             let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
             warn(&prepared.warnings);
@@ -187,6 +227,45 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a report.
+fn print(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(())
+}
+
+/// How far it is, on a terminal, from the second second on.
+struct Meter {
+    terminal: bool,
+    last: Mutex<(Instant, bool)>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { terminal: io::stderr().is_terminal(), last: Mutex::new((Instant::now(), false)) }
+    }
+}
+
+impl Meter {
+    fn update(&self, done: u64, total: u64) {
+        let Ok(mut last) = self.last.lock() else { return };
+        if self.terminal && last.0.elapsed() >= Duration::from_secs(1) {
+            *last = (Instant::now(), true);
+            let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+            eprint!("\r{percent:3} % of {total} pages");
+        }
+    }
+    fn clear(&self) {
+        if self.last.lock().is_ok_and(|last| last.1) {
+            eprint!("\r{:40}\r", "");
+        }
+    }
 }
 
 /// Everything up to loading. Where both the kernel and the settings stand in the way, both are told: the first may take

@@ -11,31 +11,23 @@ const MAX_PFNS: u64 = 1 << 36;
 /// Notes past this many bytes are not read.
 const MAX_NOTES: u64 = 64 << 20;
 
-/// A struct on disk whose fields are all integers, but for what is skipped.
-pub(super) trait OnDisk: FromBytes + IntoBytes {
-    /// Its integers: first offset, bytes of each, how many in a row.
-    const INTEGERS: &'static [(usize, usize, usize)];
+/// A struct on disk: in memory it is little-endian, whatever it is in the file.
+pub(super) trait OnDisk: FromBytes + IntoBytes + Copy {
+    /// With the bytes of each integer turned around.
+    fn turned(self) -> Self;
+}
 
-    /// Turns the bytes of each integer around: the struct in memory is always little-endian.
-    fn swap(&mut self) {
-        for &(at, size, times) in Self::INTEGERS {
-            let fields = self.as_mut_bytes().get_mut(at..).unwrap_or_default();
-            fields.chunks_exact_mut(size).take(times).for_each(<[u8]>::reverse);
+macro_rules! on_disk {
+    ($($name:ident),*) => {$(
+        impl OnDisk for $name {
+            fn turned(self) -> Self {
+                self.swapped()
+            }
         }
-    }
+    )*};
 }
 
-impl OnDisk for DiskDumpHeader {
-    const INTEGERS: &'static [(usize, usize, usize)] = &[(8, 4, 1), (408, 8, 2), (424, 4, 10)];
-}
-
-impl OnDisk for KdumpSubHeader {
-    const INTEGERS: &'static [(usize, usize, usize)] = &[(0, 8, 1), (8, 4, 2), (16, 8, 11)];
-}
-
-impl OnDisk for PageDesc {
-    const INTEGERS: &'static [(usize, usize, usize)] = &[(0, 8, 1), (8, 4, 2), (16, 8, 1)];
-}
+on_disk!(DiskDumpHeader, KdumpSubHeader, PageDesc);
 
 /// Reads a struct.
 pub(super) fn struct_at<T: OnDisk>(
@@ -47,10 +39,7 @@ pub(super) fn struct_at<T: OnDisk>(
     let mut value = T::new_zeroed();
     let at = FileOffset::new(at);
     source.read_at(at, value.as_mut_bytes()).map_err(|source| KdumpError::Read { what, at, source })?;
-    if endian == Endian::Big {
-        value.swap();
-    }
-    Ok(value)
+    Ok(if endian == Endian::Big { value.turned() } else { value })
 }
 
 /// Both headers, in little-endian whatever the file's order, and what follows from them.
@@ -86,7 +75,7 @@ impl Headers {
         let known = |header: &DiskDumpHeader| (1..=6).contains(&header.header_version.get());
         if !known(&header) {
             let version = header.header_version.get();
-            header.swap();
+            header = header.swapped();
             endian = Endian::Big;
             if !known(&header) {
                 return Err(KdumpError::Field {

@@ -8,13 +8,14 @@
 pub mod flattened;
 mod header;
 mod memory;
+pub mod verify;
 
 use super::codec::DecodeError;
 use super::layout::{DiskDumpHeader, Flags, KdumpSubHeader, PageDesc};
 use crate::addr::{FileOffset, PageSize, Pfn};
 use crate::problem::{Code, Problem, Problems};
 use crate::vmcore::{Endian, Image, PageBits, ReadAt, machine_of};
-use header::{Headers, OnDisk, struct_at};
+use header::{Headers, struct_at};
 use memory::Memory;
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -92,6 +93,9 @@ pub enum Found {
     Page,
 }
 
+/// The record of what was erased is not read past this many bytes.
+const MAX_ERASED: u64 = 1 << 20;
+
 /// One file of a dump.
 struct Part<'a> {
     source: Box<dyn ReadAt + 'a>,
@@ -104,6 +108,8 @@ struct Part<'a> {
     end: u64,
     /// Pages with data before `start`.
     rank: u64,
+    /// The record of what was erased: offset and length.
+    erased: (u64, u64),
     /// Where the page lies that all zero pages share, once it has been met; 0 before.
     zeros_at: AtomicU64,
 }
@@ -118,6 +124,18 @@ pub struct KdumpFile<'a> {
     complaints: Vec<Problem>,
     memory: Memory,
 }
+
+/// Offsets in a dump.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// Where bitmap 1 begins: the end of headers and notes.
+    pub first_bitmap: u64,
+    /// Where the descriptors begin: the end of the bitmaps.
+    pub descs: u64,
+}
+
+/// A file without bytes.
+static EMPTY: Vec<u8> = Vec::new();
 
 /// A descriptor and what it points at, in no more than one piece of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -184,8 +202,17 @@ impl<'a> KdumpFile<'a> {
                 )));
             }
             let rank = dumped.rank(Pfn::new(start));
-            let part =
-                Part { source, index, descs: own.descs, start, end, rank, zeros_at: AtomicU64::new(0) };
+            let erased = (own.sub.offset_eraseinfo.get(), own.sub.size_eraseinfo.get());
+            let part = Part {
+                source,
+                index,
+                descs: own.descs,
+                start,
+                end,
+                rank,
+                erased,
+                zeros_at: AtomicU64::new(0),
+            };
             for complaint in part.source.complaints() {
                 problems.push(complaint.code, complaint.message.clone());
             }
@@ -196,6 +223,16 @@ impl<'a> KdumpFile<'a> {
         if Flags(headers.header.status.get()).has(Flags::INCOMPLETE) {
             problems.push(Code::INPUT_INCOMPLETE, "the dump says of itself that pages are missing");
         }
+        let mut erased: Vec<u8> = Vec::new();
+        for part in &parts {
+            let (at, len) = part.erased;
+            match headers.blob(&part.source, at, len.min(MAX_ERASED), "the record of what was erased") {
+                // Parts that were cut out of one dump may all have the same.
+                Ok(own) if own != erased => erased.extend(own),
+                Ok(_) => {}
+                Err(e) => problems.push(Code::INPUT_INCOMPLETE, e.to_string()),
+            }
+        }
         let utsname = headers.header.utsname;
         let image = Image {
             endian: headers.endian,
@@ -205,6 +242,7 @@ impl<'a> KdumpFile<'a> {
             dumped,
             notes,
             vmcoreinfo,
+            erased,
             utsname,
             crash_time: u64::try_from(headers.header.tv_sec.get()).unwrap_or(0),
             phys_base: headers.sub.phys_base.get(),
@@ -292,7 +330,7 @@ impl<'a> KdumpFile<'a> {
             source,
         })?;
         if self.headers.endian == Endian::Big {
-            into.iter_mut().for_each(OnDisk::swap);
+            into.iter_mut().for_each(|desc| *desc = desc.swapped());
         }
         Ok((take, part.index))
     }
@@ -300,6 +338,24 @@ impl<'a> KdumpFile<'a> {
     /// The file of that index, as it was given.
     pub fn part_source(&self, index: usize) -> Option<&dyn ReadAt> {
         self.parts.iter().find(|p| p.index == index).map(|p| &p.source as &dyn ReadAt)
+    }
+
+    /// Where page data may begin in the file of that index: behind the headers, the bitmaps and the descriptors.
+    pub fn data_start(&self, index: usize) -> u64 {
+        let Some(part) = self.parts.iter().find(|p| p.index == index) else { return 0 };
+        let pages = self.image.dumped.rank(Pfn::new(part.end)).saturating_sub(part.rank);
+        part.descs.saturating_add(pages.saturating_mul(size_of::<PageDesc>() as u64))
+    }
+
+    /// Where the bitmaps and the descriptors lie, in the file of the first part.
+    pub(super) fn layout(&self) -> Layout {
+        Layout { first_bitmap: self.headers.first_bitmap, descs: self.headers.descs }
+    }
+
+    /// The part with the lowest pages: its headers are the dump's.
+    pub(super) fn first_part(&self) -> &dyn ReadAt {
+        // There is always one: a dump is opened with its first file.
+        self.parts.first().map_or(&EMPTY, |part| &part.source)
     }
 
     fn part_of(&self, pfn: Pfn) -> Option<&Part<'a>> {
@@ -396,4 +452,4 @@ fn machine(utsname: &[[u8; 65]; 6]) -> u16 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

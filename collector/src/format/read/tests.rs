@@ -8,17 +8,17 @@ const PAGE: usize = 4096;
 
 /// A dump to be, written by hand.
 #[derive(Clone)]
-struct Dump {
-    version: i32,
-    big: bool,
+pub(crate) struct Dump {
+    pub version: i32,
+    pub big: bool,
     /// Pages: pfn, contents; `None` is missing.
-    pages: Vec<(u64, Option<Vec<u8>>)>,
+    pub pages: Vec<(u64, Option<Vec<u8>>)>,
     /// Pages that the machine had besides.
-    excluded: Vec<u64>,
-    end: u64,
+    pub excluded: Vec<u64>,
+    pub end: u64,
     /// First pfn and end, of a part.
-    split: Option<(u64, u64)>,
-    compressed: bool,
+    pub split: Option<(u64, u64)>,
+    pub compressed: bool,
 }
 
 fn content(pfn: u64) -> Vec<u8> {
@@ -59,7 +59,7 @@ impl Dump {
         note
     }
 
-    fn build(&self) -> Vec<u8> {
+    pub fn build(&self) -> Vec<u8> {
         let put = |out: &mut Vec<u8>, at: usize, bytes: &[u8]| {
             if out.len() < at + bytes.len() {
                 out.resize(at + bytes.len(), 0);
@@ -140,7 +140,7 @@ impl Dump {
     }
 }
 
-fn sample() -> Dump {
+pub(crate) fn sample() -> Dump {
     let kept: Vec<u64> = (3..40).chain(100..400).chain([40_000, 40_001]).collect();
     Dump::new(&kept, &[1, 2, 40, 41, 39_999], 40_010)
 }
