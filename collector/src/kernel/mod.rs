@@ -4,10 +4,13 @@
 //! `memmap` finds the array of `struct page`; `page` says what one of them is; `uts` and the log read virtual memory.
 
 pub(crate) mod arch;
+mod blob;
 pub(crate) mod memmap;
 pub(crate) mod page;
 mod uts;
 
+pub mod btf;
+pub mod kallsyms;
 pub mod printk;
 
 use crate::addr::{PhysAddr, VirtAddr};
@@ -88,6 +91,10 @@ impl<'a> Kernel<'a> {
     pub fn utsname(&self, problems: &mut Problems) -> [[u8; 65]; 6] {
         uts::read(self, problems)
     }
+    /// Where the strings of [`Kernel::utsname`] are; `None` where that cannot be told.
+    pub(crate) fn utsname_at(&self) -> Option<VirtAddr> {
+        uts::place(self).ok()
+    }
     /// The orders that a hugetlb page can have on this architecture.
     pub(crate) fn hugetlb_orders(&self) -> &[u32] {
         self.walker.as_ref().map_or(&[], |w| w.arch().hugetlb_orders())
@@ -112,5 +119,7 @@ impl<'a> Kernel<'a> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
