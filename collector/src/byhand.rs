@@ -4,6 +4,7 @@
 
 use crate::addr::FileOffset;
 use crate::engine::{Engine, EngineError, chain};
+use crate::erase::Rules;
 use crate::filter::Account;
 use crate::format::DumpSink;
 use crate::input::{Input, InputError};
@@ -37,6 +38,8 @@ VMCORE is /proc/vmcore, a copy of it, or a dump to be filtered again. LOGFILE ma
   -E                   write an ELF core
       --raw            copy VMCORE byte for byte
   -f                   overwrite DUMPFILE
+      --config FILE    erase what the rules of FILE mean, as makedumpfile.conf(5) and SYMBOL:TYPE; no debuginfo is
+                       needed. No dump is written when a rule cannot be resolved
       --dry-run        do all but write; DUMPFILE is not touched
       --num-threads N  threads that work [default: 1]
       --dump-dmesg     write the kernel log
@@ -60,6 +63,7 @@ struct Order {
     verbose: bool,
     dry_run: bool,
     threads: usize,
+    config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,7 +136,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     let (mut level, mut format, mut compression, mut what) =
         (0, Format::Kdump, Compression::DEFAULT, What::Dump);
     let (mut force, mut verbose, mut only_paths) = (false, false, false);
-    let (mut dry_run, mut threads) = (false, 1);
+    let (mut dry_run, mut threads, mut config) = (false, 1, None);
     while let Some(arg) = args.next() {
         let Some(text) = arg.to_str().filter(|t| t.len() > 1 && t.starts_with('-') && !only_paths) else {
             paths.push(arg.into());
@@ -153,6 +157,11 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                     threads = value
                         .and_then(|n| n.to_str()?.parse().ok())
                         .ok_or("--num-threads wants a number of threads")?;
+                    continue;
+                }
+                "config" => {
+                    let value = value.map(OsString::from).or_else(|| args.next());
+                    config = Some(PathBuf::from(value.ok_or("--config wants a file of rules")?));
                     continue;
                 }
                 "compress" => {
@@ -199,7 +208,12 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     }
     let [vmcore, out] = <[PathBuf; 2]>::try_from(paths)
         .map_err(|p| format!("expected VMCORE and {}, but {} names were given", what.output(), p.len()))?;
-    Ok(Asked::Work(Order { vmcore, out, what, level, format, compression, force, verbose, dry_run, threads }))
+    if config.is_some() && format == Format::Raw {
+        return Err("--raw copies VMCORE byte for byte: it cannot go with --config".to_owned());
+    }
+    let order =
+        Order { vmcore, out, what, level, format, compression, force, verbose, dry_run, threads, config };
+    Ok(Asked::Work(order))
 }
 
 impl What {
@@ -267,7 +281,25 @@ fn dmesg(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     out.publish()
 }
 
+/// Has the engine erase what the rules in a file mean; an error when there is to be no dump.
+pub(crate) fn erase(engine: &mut Engine<'_>, config: &Path) -> Result<(), String> {
+    let path = config.display();
+    let text = std::fs::read_to_string(config).map_err(|e| format!("cannot read {path}: {e}"))?;
+    let rules = Rules::parse(&text).map_err(|e| format!("{path}: {e}"))?;
+    match engine.erase(&rules) {
+        Ok(_) => Ok(()),
+        Err(EngineError::Erase(why)) => {
+            let why: String = why.iter().map(|line| format!("{path}: {line}\n")).collect();
+            Err(format!("{why}Not everything that is to be erased was found, so no dump is written"))
+        }
+        Err(e) => Err(chain(&e)),
+    }
+}
+
 fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
+    if let Some(config) = &order.config {
+        erase(engine, config)?;
+    }
     let name = order.out.file_name().map_or_else(|| "dump".to_owned(), |n| n.to_string_lossy().into_owned());
     let spec =
         DumpSpec { file: name, level: order.level, format: order.format, compression: order.compression };
@@ -549,6 +581,8 @@ mod tests {
             ("-q a b", "-q"),
             ("--frob a b", "--frob"),
             ("--raw=1 a b", "takes no value"),
+            ("--config", "--config wants"),
+            ("--config rules --raw a b", "cannot go with --config"),
         ] {
             let message = parse(words(line)).unwrap_err();
             assert!(message.contains(want), "{line}: {message}");

@@ -1,6 +1,7 @@
 //! The engine as one object: open a vmcore, save its log, write its dumps. Runs after a crash and on a laptop alike.
 
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::erase;
 use crate::filter::{Level, Selection, select};
 use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
 use crate::kernel::Kernel;
@@ -31,6 +32,12 @@ pub enum EngineError {
         /// What had been written, `complete` false.
         report: Box<DumpReport>,
     },
+    /// Rules of what to erase could not be resolved: a sentence each.
+    #[error("not everything that is to be erased was found: {}", .0.join("; "))]
+    Erase(Vec<String>),
+    /// A dump of this kind cannot leave anything out.
+    #[error("a raw copy is the vmcore byte for byte: nothing can be erased from it. Write another format")]
+    EraseRaw,
 }
 
 /// An opened vmcore and what was wrong with it so far.
@@ -47,6 +54,8 @@ pub struct Engine<'a> {
     selection: Option<(Level, Selection)>,
     utsname: Option<[[u8; 65]; 6]>,
     kernel_opened: bool,
+    /// What dumps are not to hold.
+    erased: erase::Resolved,
 }
 
 impl<'a> Engine<'a> {
@@ -62,6 +71,7 @@ impl<'a> Engine<'a> {
             selection: None,
             utsname: None,
             kernel_opened: false,
+            erased: erase::Resolved::default(),
         })
     }
 
@@ -116,6 +126,33 @@ impl<'a> Engine<'a> {
         Ok(log.panic_message)
     }
 
+    /// From here on dumps do not hold what `rules` mean: what can be resolved is erased, even on an error. Each rule that cannot
+    /// is a problem; whether there is to be a dump then is for the caller to decide. Returns what was resolved.
+    pub fn erase(&mut self, rules: &erase::Rules) -> Result<&erase::Resolved, EngineError> {
+        let resolved = self.with_kernel(|kernel, _| erase::resolve(rules, kernel));
+        for why in &resolved.unresolved {
+            self.problems.push(Code::ERASE_UNRESOLVED, why.clone());
+        }
+        // The header of a dump, and the manifest, have these strings too. What tells a reader which kernel this is stays:
+        // sysname, release (which is in VMCOREINFO as well) and machine.
+        let mut utsname = self.utsname();
+        self.with_kernel(|kernel, _| {
+            let at = kernel.utsname_at();
+            for (field, index) in utsname.iter_mut().zip(0_u64..).filter(|(_, i)| matches!(i, 1 | 3 | 5)) {
+                let skip = field.len() as u64 * index;
+                erase::cover(&resolved.patches, field, |byte| {
+                    Some(kernel.translate(at?.checked_add(skip + byte)?).ok()?.get())
+                });
+            }
+        });
+        self.utsname = Some(utsname);
+        self.erased = resolved;
+        match self.erased.unresolved.as_slice() {
+            [] => Ok(&self.erased),
+            unresolved => Err(EngineError::Erase(unresolved.to_vec())),
+        }
+    }
+
     /// Writes one dump. The report's `file` is `spec.file`.
     pub fn dump(
         &mut self,
@@ -124,6 +161,9 @@ impl<'a> Engine<'a> {
         progress: &dyn Progress,
     ) -> Result<DumpReport, EngineError> {
         let scan = if spec.format == Format::Raw {
+            if !self.erased.patches.is_empty() {
+                return Err(EngineError::EraseRaw);
+            }
             self.selection = None;
             Duration::ZERO
         } else {
@@ -149,11 +189,20 @@ impl<'a> Engine<'a> {
         let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
         let start = Instant::now();
         let Some((_, selection)) = &self.selection else { return Vec::new() };
-        let vmcore = &self.vmcore;
+        let source = erase::Source::new(&self.vmcore, &self.erased.patches);
+        let view;
+        let vmcore = if self.erased.patches.is_empty() {
+            &self.vmcore
+        } else {
+            view = self.vmcore.through(&source);
+            &view
+        };
+        let erased = self.erased.record.as_bytes();
         let crash_time = self.crash_time().unwrap_or(0);
         let part = |sink: &dyn DumpSink, range, progress: &dyn Progress| {
             let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: 1 };
-            let about = kdump::About { part: Some(range), ..about(vmcore, utsname, crash_time, phys_base) };
+            let about =
+                kdump::About { part: Some(range), erased, ..about(vmcore, utsname, crash_time, phys_base) };
             let mut problems = Problems::new();
             let outcome = kdump::write(&job, &about, spec.compression, sink, &mut problems);
             (finished(outcome, sink), problems)
@@ -256,15 +305,26 @@ impl<'a> Engine<'a> {
         let utsname = self.utsname();
         let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
         let crash_time = self.crash_time().unwrap_or(0);
-        let Self { vmcore, problems, selection, threads, .. } = self;
+        let Self { vmcore, problems, selection, threads, erased, .. } = self;
+        // What is erased lies below whatever reads pages.
+        let source = erase::Source::new(vmcore, &erased.patches);
+        let view;
+        let vmcore = if erased.patches.is_empty() {
+            &*vmcore
+        } else {
+            view = vmcore.through(&source);
+            &view
+        };
+        let record = erased.record.as_bytes();
         let written = match (spec.format, selection) {
             (Format::Raw, _) | (_, None) => raw::write(vmcore, &spec.file, sink, progress, problems),
             (format, Some((_, selection))) => {
                 let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: *threads };
                 if format == Format::Elf {
-                    elf::write(&job, vmcore, &[], sink, problems)
+                    elf::write(&job, vmcore, record, sink, problems)
                 } else {
-                    let about = about(vmcore, utsname, crash_time, phys_base);
+                    let about =
+                        kdump::About { erased: record, ..about(vmcore, utsname, crash_time, phys_base) };
                     kdump::write(&job, &about, spec.compression, sink, problems)
                 }
             }

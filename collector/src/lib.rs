@@ -40,6 +40,7 @@
 //! | [`vmcore`] | in: the ELF file, its notes, VMCOREINFO |
 //! | [`kernel`] | meaning: virtual addresses, classes of pages, the printk log |
 //! | [`filter`] | decision: levels, verdicts, the account of every page |
+//! | [`erase`] | redaction: rules, and the bytes that they mean |
 //! | [`format`](mod@format) | out: the containers, and their readers |
 //! | [`engine`] | the four above as one object |
 //! | [`input`] | what a user names as a vmcore, whatever container it is |
@@ -60,6 +61,7 @@
 pub mod addr;
 pub mod byhand;
 pub mod engine;
+pub mod erase;
 pub mod fault;
 pub mod filter;
 pub mod format;

@@ -51,6 +51,8 @@ codes! {
     ORDER_IMPOSSIBLE = 301,
     /// The account of pages does not add up.
     ACCOUNT_MISMATCH = 302,
+    /// A rule of what to erase could not be resolved in full; what it means is still in the dump.
+    ERASE_UNRESOLVED = 303,
     /// A page could not be read while it was being dumped.
     PAGE_UNREADABLE = 401,
     /// The target filled up; the dump is partial.

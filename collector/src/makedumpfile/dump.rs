@@ -5,6 +5,7 @@ use super::options::{Options, To};
 use super::output::{self, File, Nowhere};
 use super::{Failure, report, seen};
 use crate::addr::VirtAddr;
+use crate::byhand;
 use crate::engine::{Engine, EngineError, chain};
 use crate::format::DumpSink;
 use crate::format::stream::Flattened;
@@ -58,6 +59,9 @@ pub(super) fn dump(options: &Options, vmcore: &Path, to: &To) -> Result<(), Fail
     let source = open_source(vmcore)?;
     let mut engine = open_engine(options, vmcore, &source)?;
     engine.threads = options.threads;
+    if let Some(config) = &options.config {
+        byhand::erase(&mut engine, config).map_err(Failure::new)?;
+    }
     if let Some(at) = options.vtop {
         options.messages.common(seen::translation(&mut engine, VirtAddr::new(at)).trim_end_matches('\n'));
         options.messages.common("");

@@ -96,6 +96,7 @@ pub struct Vmcore<'a> {
 }
 
 /// Where memory is found in the source.
+#[derive(Clone)]
 enum Backing<'a> {
     /// In pieces, as PT_LOADs say.
     Extents(extents::Extents),
@@ -270,6 +271,22 @@ impl<'a> Vmcore<'a> {
         match self.backing {
             Backing::Image(image, _) => Some(image),
             Backing::Extents(_) => None,
+        }
+    }
+    /// The same vmcore, but its bytes come through `source`, which has them at the same offsets.
+    pub fn through<'b>(&'b self, source: &'b dyn ReadAt) -> Vmcore<'b> {
+        Vmcore {
+            source,
+            endian: self.endian,
+            machine: self.machine,
+            page: self.page,
+            segments: self.segments.clone(),
+            backing: self.backing.clone(),
+            end: self.end,
+            notes: self.notes.clone(),
+            vmcoreinfo: self.vmcoreinfo.clone(),
+            cpus: self.cpus,
+            info: self.info.clone(),
         }
     }
     /// The file; physical memory, when there is an [`Image`].
