@@ -9,23 +9,25 @@ use crate::byhand;
 use crate::engine::{Engine, EngineError, chain};
 use crate::format::DumpSink;
 use crate::format::stream::Flattened;
+use crate::input::{Input, InputError};
 use crate::plan::DumpSpec;
-use crate::source::FileSource;
-use crate::vmcore::ReadAt;
 use std::io;
 use std::path::Path;
 
 /// Opens what is to be dumped.
-pub(super) fn open_source(path: &Path) -> Result<FileSource, Failure> {
-    FileSource::open(path).map_err(|e| {
-        let hint = match e.kind() {
+pub(super) fn open_source(path: &Path) -> Result<Input, Failure> {
+    Input::open(&[path]).map_err(|e| {
+        let InputError::Open { source, .. } = &e else {
+            return Failure::new(chain(&e));
+        };
+        let hint = match source.kind() {
             io::ErrorKind::NotFound if path == Path::new("/proc/vmcore") => {
                 ". It exists only in a crash kernel, after a crash"
             }
             io::ErrorKind::PermissionDenied => ". A vmcore holds all of a machine's memory: try as root",
             _ => "",
         };
-        Failure::new(format!("Can't open the dump memory({}). {e}{hint}", path.display()))
+        Failure::new(format!("Can't open the dump memory({}). {source}{hint}", path.display()))
     })
 }
 
@@ -33,10 +35,10 @@ pub(super) fn open_source(path: &Path) -> Result<FileSource, Failure> {
 pub(super) fn open_engine<'a>(
     options: &Options,
     path: &Path,
-    source: &'a dyn ReadAt,
+    input: &'a Input,
 ) -> Result<Engine<'a>, Failure> {
-    let engine =
-        Engine::open(source).map_err(|e| Failure::new(format!("{}: {}", path.display(), chain(&e))))?;
+    let engine = Engine::open(input.source())
+        .map_err(|e| Failure::new(format!("{}: {}", path.display(), chain(&e))))?;
     if options.messages.says(Messages::DEBUG) {
         options.messages.say(Messages::DEBUG, &seen::vmcore(&engine));
     }
@@ -56,8 +58,8 @@ pub(super) fn dump(options: &Options, vmcore: &Path, to: &To) -> Result<(), Fail
     if !options.dry_run {
         output::check(options, to)?;
     }
-    let source = open_source(vmcore)?;
-    let mut engine = open_engine(options, vmcore, &source)?;
+    let input = open_source(vmcore)?;
+    let mut engine = open_engine(options, vmcore, &input)?;
     engine.threads = options.threads;
     if let Some(config) = &options.config {
         byhand::erase(&mut engine, config).map_err(Failure::new)?;

@@ -12,6 +12,7 @@
 mod dump;
 mod getopt;
 mod help;
+mod merge;
 mod messages;
 mod options;
 mod output;
@@ -63,8 +64,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     start_log(messages);
     let line: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-    messages.say(Messages::DEBUG, help::VERSION);
-    messages.say(Messages::DEBUG, &format!("command line: makedumpfile {}\n\n", line.join(" ")));
+    let version = help::VERSION.lines().next().unwrap_or_default();
+    messages.say(Messages::DEBUG, &format!("{version}\ncommand line: makedumpfile {}\n\n", line.join(" ")));
     match run(&options, &work) {
         Ok(()) => {
             messages.common("\nmakedumpfile Completed.");
@@ -100,7 +101,8 @@ fn refuse(messages: Messages, refusal: &Refusal) {
     match refusal {
         Refusal::Value(why) => return messages.common(why),
         Refusal::Missing(why) => return messages.error(&format!("makedumpfile: {why}.")),
-        Refusal::Getopt(why) | Refusal::Usage(why) => messages.error(&format!("makedumpfile: {why}")),
+        Refusal::Getopt(why) => messages.error(&format!("makedumpfile: {why}")),
+        Refusal::Usage(why) => messages.common(why),
     }
     messages.common("Commandline parameter is invalid.\nTry `makedumpfile --help' for more information.");
 }
@@ -112,17 +114,17 @@ fn run(options: &Options, work: &Work) -> Result<(), Failure> {
         Work::Dump { vmcore, to } => dump::dump(options, vmcore, to),
         Work::Dmesg { vmcore, to, partial } => dmesg(options, vmcore, to, *partial),
         Work::MemUsage { kcore } => mem_usage(options, kcore),
-        Work::Rearrange { .. } | Work::Reassemble { .. } | Work::Generate { .. } => {
-            Err(Failure::new("makedumpfile: this is not there yet."))
-        }
+        Work::Rearrange { out } => merge::rearrange(options, out),
+        Work::Reassemble { parts, out } => merge::reassemble(options, parts, out),
+        Work::Generate { .. } => Err(Failure::new("makedumpfile: this is not there yet.")),
     }
 }
 
 /// `--dump-dmesg`.
 fn dmesg(options: &Options, vmcore: &Path, to: &To, _partial: bool) -> Result<(), Failure> {
     output::check(options, to)?;
-    let source = dump::open_source(vmcore)?;
-    let mut engine = dump::open_engine(options, vmcore, &source)?;
+    let input = dump::open_source(vmcore)?;
+    let mut engine = dump::open_engine(options, vmcore, &input)?;
     let style = Style::default();
     let failed = |e| Failure::new(format!("{}: {}", vmcore.display(), chain(&e)));
     match to {
@@ -147,8 +149,8 @@ fn dmesg(options: &Options, vmcore: &Path, to: &To, _partial: bool) -> Result<()
 
 /// `--mem-usage`: what a dump of the running kernel would hold.
 fn mem_usage(options: &Options, kcore: &Path) -> Result<(), Failure> {
-    let source = dump::open_source(kcore)?;
-    let mut engine = dump::open_engine(options, kcore, &source)?;
+    let input = dump::open_source(kcore)?;
+    let mut engine = dump::open_engine(options, kcore, &input)?;
     engine.threads = options.threads;
     let spec = DumpSpec {
         file: "nothing".to_owned(),

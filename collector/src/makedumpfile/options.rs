@@ -427,6 +427,9 @@ impl Given {
         if self.flatten && (self.rearrange || self.reassemble || self.mem_usage || self.generate.is_some()) {
             return Some("-F is for dumps and logs.");
         }
+        if self.reassemble && self.split {
+            return Some("--split and --reassemble exclude each other.");
+        }
         if self.rearrange && (self.codec.is_some() || self.elf || self.levels) {
             return Some("-R changes nothing of a dump: it takes no -c, -l, -p, -z, -E and -d.");
         }

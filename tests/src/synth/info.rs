@@ -1,10 +1,9 @@
 //! VMCOREINFO's text, key by key as kernels of each era export it.
 
 use super::arch::Arch;
-use super::core::Addresses;
+use super::builder::{Addresses, Model, Spec};
 use super::era::{Compound, LogKind};
 use super::page::FREE_AREAS;
-use super::spec::{Model, Spec};
 use std::fmt::Write as _;
 
 /// Seconds since 1970 of the crash.
