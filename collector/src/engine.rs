@@ -317,7 +317,9 @@ impl<'a> Engine<'a> {
         };
         let record = erased.record.as_bytes();
         let written = match (spec.format, selection) {
-            (Format::Raw, _) | (_, None) => raw::write(vmcore, &spec.file, sink, progress, problems),
+            (Format::Raw, _) | (_, None) => {
+                raw::write(vmcore, &spec.file, *threads, sink, progress, problems)
+            }
             (format, Some((_, selection))) => {
                 let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: *threads };
                 if format == Format::Elf {

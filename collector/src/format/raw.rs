@@ -8,14 +8,21 @@ use crate::problem::{Code, Problems};
 use crate::progress::Progress;
 use crate::vmcore::{Image, ReadAt, Vmcore};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Bytes that are written at a time, and between two reports of progress.
 const PIECE: usize = 1 << 20;
 
-/// Copies the vmcore. What cannot be read becomes zeros and a problem; its pages count as `unreadable`.
+/// Bytes that a thread takes at a time.
+const UNIT: u64 = 4 << 20;
+
+/// Copies the vmcore, on as many threads as asked for. What cannot be read becomes zeros and a problem; its pages count as
+/// `unreadable`.
 pub fn write(
     vmcore: &Vmcore<'_>,
     name: &str,
+    threads: usize,
     sink: &dyn DumpSink,
     progress: &dyn Progress,
     problems: &mut Problems,
@@ -33,91 +40,133 @@ pub fn write(
         }
     };
     let total = source.size();
-    let mut at: u64 = 0;
-    let mut lost: Vec<(u64, u64)> = Vec::new();
-    let outcome = loop {
-        if at >= total {
-            break Ok(());
-        }
-        let left = usize::try_from(total - at).unwrap_or(usize::MAX);
-        match source.window(FileOffset::new(at), left.min(source.window_len())) {
-            Ok(window) => {
-                if let Err(e) = copy(&window, &mut at, total, name, sink, progress) {
-                    break Err(e);
-                }
-            }
-            Err(_) => {
-                // Again in small pieces, so that the loss is no larger than it is.
-                let end = total.min(at.saturating_add(PIECE as u64));
-                if let Err(e) =
-                    salvage(source, vmcore.page_size(), &mut at, end, name, sink, problems, &mut lost)
-                {
-                    break Err(e);
-                }
-            }
-        }
+    let copy = Copy {
+        source,
+        page: vmcore.page_size(),
+        name,
+        sink,
+        total,
+        next: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+        failed: Mutex::default(),
+        lost: Mutex::default(),
+        problems: Mutex::new(problems),
     };
+    let report = |done: u64| progress.update(Stage::Dump, &format!("writing {name}"), done, total, done);
+    // A pipe gets its bytes from front to back.
+    let threads = if sink.is_stream() { 1 } else { threads };
+    let outcome = std::thread::scope(|scope| {
+        let mut others = Vec::new();
+        for _ in 1..threads {
+            let thread = std::thread::Builder::new().name("dump".to_owned());
+            match thread.spawn_scoped(scope, || copy.run(&|_| ())) {
+                Ok(handle) => others.push(handle),
+                Err(_) => break,
+            }
+        }
+        let mut outcome = copy.run(&report);
+        for other in others {
+            let theirs =
+                other.join().unwrap_or_else(|_| Err(io::Error::other("a thread of the dump panicked")));
+            outcome = outcome.and(theirs);
+        }
+        outcome
+    });
+    let mut lost = copy.lost.into_inner().unwrap_or_else(PoisonError::into_inner);
+    lost.sort_unstable();
     // A gap at the end would leave the file short.
     let outcome = outcome.and_then(|()| match total.checked_sub(1) {
         Some(last) if lost.iter().any(|(_, end)| *end == total) => sink.write_at(FileOffset::new(last), &[0]),
         _ => Ok(()),
     });
-    let written = Written { bytes: at, account: account(vmcore, at, &lost) };
+    let end = copy.failed.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or(total);
+    let written = Written { bytes: end, account: account(vmcore, end, &lost) };
     match outcome {
         Ok(()) => Ok(written),
         Err(source) => Err(SinkFailure { source, written }),
     }
 }
 
-fn copy(
-    window: &[u8],
-    at: &mut u64,
+/// A copy under way, shared by its threads.
+struct Copy<'c, 'p> {
+    source: &'c dyn ReadAt,
+    page: PageSize,
+    name: &'c str,
+    sink: &'c dyn DumpSink,
     total: u64,
-    name: &str,
-    sink: &dyn DumpSink,
-    progress: &dyn Progress,
-) -> io::Result<()> {
-    for piece in window.chunks(PIECE) {
-        sink.write_at(FileOffset::new(*at), piece)?;
-        *at = at.saturating_add(piece.len() as u64);
-        progress.update(Stage::Dump, &format!("writing {name}"), *at, total, *at);
-    }
-    Ok(())
+    /// The next unit.
+    next: AtomicU64,
+    /// Bytes copied.
+    done: AtomicU64,
+    /// The first byte that was not written.
+    failed: Mutex<Option<u64>>,
+    /// What could not be read.
+    lost: Mutex<Vec<(u64, u64)>>,
+    problems: Mutex<&'p mut Problems>,
 }
 
-/// Copies `[at, end)` page by page, and notes what cannot be read.
-#[expect(clippy::too_many_arguments, reason = "where from, where to, and whom to tell")]
-fn salvage(
-    source: &dyn ReadAt,
-    page: PageSize,
-    at: &mut u64,
-    end: u64,
-    name: &str,
-    sink: &dyn DumpSink,
-    problems: &mut Problems,
-    lost: &mut Vec<(u64, u64)>,
-) -> io::Result<()> {
-    let mut page = vec![0; page.len()];
-    while *at < end {
-        let len = usize::try_from(end - *at).unwrap_or(usize::MAX).min(page.len());
-        let Some(buf) = page.get_mut(..len) else { break };
-        let stop = at.saturating_add(len as u64);
-        match source.read_at(FileOffset::new(*at), buf) {
-            Ok(()) => sink.write_at(FileOffset::new(*at), buf)?,
-            Err(e) => {
-                problems.push(
-                    Code::PAGE_UNREADABLE,
-                    format!("{name}: {len} bytes at offset {at:#x} of the vmcore could not be read and are zeros: {e}"),
-                );
-                match lost.last_mut() {
-                    Some((_, last)) if *last == *at => *last = stop,
-                    _ => lost.push((*at, stop)),
-                }
+impl Copy<'_, '_> {
+    fn run(&self, report: &dyn Fn(u64)) -> io::Result<()> {
+        loop {
+            let mut at = self.next.fetch_add(UNIT, Ordering::Relaxed);
+            if at >= self.total || self.failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                return Ok(());
+            }
+            let end = at.saturating_add(UNIT).min(self.total);
+            if let Err(e) = self.unit(&mut at, end, report) {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                *failed = Some(failed.map_or(at, |before| before.min(at)));
+                return Err(e);
             }
         }
-        *at = stop;
     }
-    Ok(())
+
+    fn unit(&self, at: &mut u64, end: u64, report: &dyn Fn(u64)) -> io::Result<()> {
+        let source = self.source;
+        while *at < end {
+            let left = usize::try_from(end - *at).unwrap_or(usize::MAX);
+            match source.window(FileOffset::new(*at), left.min(source.window_len())) {
+                Ok(window) => {
+                    for piece in window.chunks(PIECE) {
+                        self.sink.write_at(FileOffset::new(*at), piece)?;
+                        *at = at.saturating_add(piece.len() as u64);
+                        let done = self.done.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                        report(done.saturating_add(piece.len() as u64).min(self.total));
+                    }
+                }
+                // Again in small pieces, so that the loss is no larger than it is.
+                Err(_) => self.salvage(at, end.min(at.saturating_add(PIECE as u64)))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies `[at, end)` page by page, and notes what cannot be read.
+    fn salvage(&self, at: &mut u64, end: u64) -> io::Result<()> {
+        let mut page = vec![0; self.page.len()];
+        while *at < end {
+            let len = usize::try_from(end - *at).unwrap_or(usize::MAX).min(page.len());
+            let Some(buf) = page.get_mut(..len) else { break };
+            let stop = at.saturating_add(len as u64);
+            match self.source.read_at(FileOffset::new(*at), buf) {
+                Ok(()) => self.sink.write_at(FileOffset::new(*at), buf)?,
+                Err(e) => {
+                    let name = self.name;
+                    self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(
+                        Code::PAGE_UNREADABLE,
+                        format!("{name}: {len} bytes at offset {at:#x} of the vmcore could not be read and are zeros: {e}"),
+                    );
+                    let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+                    match lost.last_mut() {
+                        Some((_, last)) if *last == *at => *last = stop,
+                        _ => lost.push((*at, stop)),
+                    }
+                }
+            }
+            *at = stop;
+        }
+        Ok(())
+    }
 }
 
 /// Counts pages by where their bytes lie in the file. On a failed copy pages past `end` are unwritten.
@@ -230,11 +279,15 @@ mod tests {
         file
     }
 
-    fn copy_of(source: &dyn ReadAt, sink: &mut Sink) -> (Result<(), io::ErrorKind>, Written, usize) {
+    fn copy_of(
+        source: &dyn ReadAt,
+        threads: usize,
+        sink: &mut Sink,
+    ) -> (Result<(), io::ErrorKind>, Written, usize) {
         let mut problems = Problems::new();
         let vmcore = Vmcore::open(source, &mut problems).unwrap();
         let known = problems.list().len();
-        let outcome = through(sink, |sink| write(&vmcore, "vmcore", sink, &Silent, &mut problems));
+        let outcome = through(sink, |sink| write(&vmcore, "vmcore", threads, sink, &Silent, &mut problems));
         let (outcome, written) = match outcome {
             Ok(written) => (Ok(()), written),
             Err(e) => (Err(e.source.kind()), e.written),
@@ -247,7 +300,7 @@ mod tests {
     fn a_copy_is_a_copy() {
         let file = vmcore();
         let mut sink = Sink::default();
-        let (outcome, written, problems) = copy_of(&file, &mut sink);
+        let (outcome, written, problems) = copy_of(&file, 3, &mut sink);
         assert_eq!((outcome, problems), (Ok(()), 0));
         assert!(sink.bytes == file);
         assert_eq!(
@@ -263,7 +316,7 @@ mod tests {
             let file = vmcore();
             let torn = Torn(file.clone(), range.clone());
             let mut sink = Sink::default();
-            let (outcome, written, problems) = copy_of(&torn, &mut sink);
+            let (outcome, written, problems) = copy_of(&torn, 2, &mut sink);
             assert_eq!(outcome, Ok(()));
             assert!(problems > 0);
             assert_eq!(sink.bytes.len(), file.len());
@@ -277,7 +330,7 @@ mod tests {
     fn a_full_disk_is_counted() {
         let file = vmcore();
         let mut sink = Sink::with_room(4096 * 33);
-        let (outcome, written, _) = copy_of(&Torn(file, 0..0), &mut sink);
+        let (outcome, written, _) = copy_of(&Torn(file, 0..0), 1, &mut sink);
         assert_eq!(outcome, Err(io::ErrorKind::StorageFull));
         // Two windows of 16 pages were written whole, one page of them headers.
         assert_eq!((written.account.kept, written.account.unwritten), (31, 33));

@@ -1,10 +1,10 @@
 //! One machine of each era with every kind of page in it.
 
 use super::arch::Arch;
-use super::builder::{Block, Model, Spec};
 use super::era::{ERAS, Era};
 use super::memory::Leaf;
 use super::page::{FREE_AREAS, Kind, SHUFFLED};
+use super::spec::{Block, Model, Spec};
 
 /// Kinds of one page.
 const SINGLE: &[Kind] = &[

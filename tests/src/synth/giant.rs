@@ -5,7 +5,7 @@
 //! little enough for a page cache. RAM itself is a hole in the file. What a section holds is known when it is made, so
 //! that the numbers of pages of each class are known for the whole machine.
 
-use super::builder::{Builder, KERNEL_RAM, Spec};
+use super::builder::Builder;
 use super::elf::{self, Load};
 use super::era::Era;
 use super::expect::{Why, verdict};
@@ -13,6 +13,7 @@ use super::index;
 use super::info::vmcoreinfo;
 use super::memory::{Leaf, Order, PAGE};
 use super::page::{Kind, USUAL};
+use super::spec::{KERNEL_RAM, Spec};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;

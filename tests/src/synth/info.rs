@@ -1,9 +1,10 @@
 //! VMCOREINFO's text, key by key as kernels of each era export it.
 
 use super::arch::Arch;
-use super::builder::{Addresses, Model, Spec};
+use super::core::Addresses;
 use super::era::{Compound, LogKind};
 use super::page::FREE_AREAS;
+use super::spec::{Model, Spec};
 use std::fmt::Write as _;
 
 /// Seconds since 1970 of the crash.

@@ -5,12 +5,13 @@
 //! product, so that a mistake in one is not repeated in the other.
 //!
 //! `era` what differs between kernels · `page` kinds of pages as struct pages · `expect` the verdicts · `memory` RAM ·
-//! `arch` page tables · `log` printk's buffers · `info` VMCOREINFO · `builder` all of it together · `bestiary` one of each · `elf` the file ·
+//! `arch` page tables · `log` printk's buffers · `info` VMCOREINFO · `spec` what is wanted · `builder` all of it together · `core` what comes out · `bestiary` one of each · `elf` the file ·
 //! `giant` machines of hundreds of GiB.
 
 pub mod arch;
 mod bestiary;
 mod builder;
+mod core;
 mod elf;
 pub mod era;
 pub mod expect;
@@ -19,13 +20,15 @@ mod info;
 mod log;
 mod memory;
 mod page;
+mod spec;
 
 pub use arch::PageTables;
-pub use builder::{Addresses, Block, Core, KERNEL_RAM, Model, Page, Spec, UNMAPPED_RAM};
+pub use core::{Addresses, Core, Page};
 pub use info::CRASH_TIME;
 pub use log::Line;
 pub use memory::{Leaf, Memory, Order, PAGE};
 pub use page::{FREE_AREAS, Kind, PageLayout, SHUFFLED, USUAL};
+pub use spec::{Block, KERNEL_RAM, Model, Spec, UNMAPPED_RAM};
 
 fn index(n: u64) -> usize {
     usize::try_from(n).expect("a 64-bit host")
