@@ -63,6 +63,7 @@ impl<'a> Engine<'a> {
     pub fn open(source: &'a dyn ReadAt) -> Result<Self, EngineError> {
         let mut problems = Problems::new();
         let vmcore = Vmcore::open(source, &mut problems)?;
+        let erased = erase::Resolved { record: erased_before(&vmcore), ..erase::Resolved::default() };
         Ok(Self {
             vmcore,
             problems,
@@ -71,7 +72,7 @@ impl<'a> Engine<'a> {
             selection: None,
             utsname: None,
             kernel_opened: false,
-            erased: erase::Resolved::default(),
+            erased,
         })
     }
 
@@ -129,7 +130,8 @@ impl<'a> Engine<'a> {
     /// From here on dumps do not hold what `rules` mean: what can be resolved is erased, even on an error. Each rule that cannot
     /// is a problem; whether there is to be a dump then is for the caller to decide. Returns what was resolved.
     pub fn erase(&mut self, rules: &erase::Rules) -> Result<&erase::Resolved, EngineError> {
-        let resolved = self.with_kernel(|kernel, _| erase::resolve(rules, kernel));
+        let mut resolved = self.with_kernel(|kernel, _| erase::resolve(rules, kernel));
+        resolved.record.insert_str(0, &erased_before(&self.vmcore));
         for why in &resolved.unresolved {
             self.problems.push(Code::ERASE_UNRESOLVED, why.clone());
         }
@@ -358,6 +360,11 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// The record of what an earlier filter has erased: it is still erased.
+fn erased_before(vmcore: &Vmcore<'_>) -> String {
+    vmcore.image().map_or_else(String::new, |image| String::from_utf8_lossy(&image.erased).into_owned())
+}
+
 /// What the headers of a dump say of the crashed kernel.
 fn about<'v>(
     vmcore: &'v Vmcore<'_>,
@@ -373,7 +380,7 @@ fn about<'v>(
         cpus: vmcore.cpus(),
         notes: vmcore.notes(),
         vmcoreinfo: vmcore.vmcoreinfo_range(),
-        erased: vmcore.image().map_or(&[], |image| &image.erased),
+        erased: &[],
         part: None,
     }
 }

@@ -137,6 +137,23 @@ fn ours_again(elf: &[u8], level: u8) -> KdumpFile {
 }
 
 #[test]
+fn what_was_erased_before_is_still_told() {
+    let core = Spec::bestiary(Era::named("6.1")).build();
+    let mut first = dump(&Bytes::new(&core.file), 1, Format::Kdump).0;
+    let record = b"erase secret_key 32\n";
+    let at = first.len() as u64;
+    first.extend(record);
+    // offset_eraseinfo and size_eraseinfo of the sub header.
+    first[4096 + 64..4096 + 72].copy_from_slice(&at.to_le_bytes());
+    first[4096 + 72..4096 + 80].copy_from_slice(&(record.len() as u64).to_le_bytes());
+    let input = Input::open(&first).unwrap();
+    let (bytes, ..) = dump(&input, 31, Format::Kdump);
+    assert_eq!(Input::open(&bytes).unwrap().describes().erased, record);
+    let (elf, ..) = dump(&input, 31, Format::Elf);
+    assert!(elf.windows(record.len()).any(|bytes| bytes == record), "the ELF dump's ERASEINFO note");
+}
+
+#[test]
 fn a_raw_copy_of_a_dump_is_the_dump() {
     let core = Spec::bestiary(Era::named("6.1")).build();
     let first = dump(&Bytes::new(&core.file), 31, Format::Kdump).0;
