@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One line of the console.
@@ -20,21 +22,54 @@ pub struct Console {
     pub lines: Vec<Line>,
 }
 
-impl Console {
+/// A console that is still being written.
+#[derive(Debug)]
+pub struct Live {
+    start: Instant,
+    lines: Mutex<Vec<Line>>,
+    over: AtomicBool,
+}
+
+impl Live {
+    /// Nothing yet; times count from `start`.
+    pub fn new(start: Instant) -> Self {
+        Self { start, lines: Mutex::default(), over: AtomicBool::new(false) }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Reads until the other side closes.
-    pub fn record(from: impl Read, start: Instant) -> Self {
+    pub fn record(&self, from: impl Read) {
         let mut reader = BufReader::new(from);
-        let mut lines = Vec::new();
         let mut raw = Vec::new();
         // An error here is the end of the guest like any other; what has come is kept.
         while matches!(reader.read_until(b'\n', &mut raw), Ok(n) if n > 0) {
             let text: String = String::from_utf8_lossy(&raw).chars().filter(|c| !c.is_control()).collect();
-            lines.push(Line { at: start.elapsed(), text });
+            self.lines().push(Line { at: self.start.elapsed(), text });
             raw.clear();
         }
-        Self { lines }
+        self.over.store(true, Ordering::Release);
     }
 
+    /// Whether the other side has closed.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Whether a line contains `what`.
+    pub fn contains(&self, what: &str) -> bool {
+        self.lines().iter().any(|l| l.text.contains(what))
+    }
+
+    /// The lines so far.
+    pub fn so_far(&self) -> Console {
+        Console { lines: self.lines().clone() }
+    }
+}
+
+impl Console {
     /// The first line that contains `what`.
     pub fn find(&self, what: &str) -> Option<&Line> {
         self.lines.iter().find(|l| l.text.contains(what))
@@ -86,7 +121,10 @@ mod tests {
     #[test]
     fn sections_have_text_and_status() {
         let said = b"boot\r\nLAB-BEGIN arm\r\none\r\ntwo\r\nLAB-END arm 2\r\nLAB-BEGIN cut\r\nthree\r\n";
-        let console = Console::record(&said[..], Instant::now());
+        let live = Live::new(Instant::now());
+        live.record(&said[..]);
+        assert!(live.is_over() && live.contains("three"));
+        let console = live.so_far();
         assert_eq!(console.section("arm"), Some(("one\ntwo\n".to_owned(), 2)));
         assert_eq!(console.section("cut"), None);
         assert_eq!(console.find("thr").map(|l| l.text.as_str()), Some("three"));

@@ -1,17 +1,18 @@
 //! A guest: a kernel, memory, CPUs, disks and a shell script to run as its init.
 
+use super::apt::Apt;
 use super::cache::Cache;
-use super::command::{output, run, target_dir, tool, wait};
-use super::console::Console;
+use super::command::{output, run, target_dir, tool};
 use super::disk::Disk;
-use super::kernel::{Kernel, candidate, download};
+use super::kernel::Kernel;
+use super::machine::{self, Machine, Run};
 use super::programs::Programs;
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Page-table levels of the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,6 +38,7 @@ const GUEST_MODULES: &[&str] = &[
     "crc32_pclmul",
     "ata_piix",
     "dm_mod",
+    "qemu_fw_cfg",
 ];
 
 /// Those that a guest's init loads, in this order.
@@ -63,17 +65,6 @@ pub struct Guest<'a> {
     pub limit: Duration,
 }
 
-/// How a run ended.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// What it said.
-    pub console: Console,
-    /// Wall time.
-    pub took: Duration,
-    /// QEMU ended by itself: the guest restarted or powered off.
-    pub ended: bool,
-}
-
 /// Makes guests' root file systems and runs guests.
 #[derive(Debug)]
 pub struct Lab<'a> {
@@ -87,13 +78,12 @@ impl<'a> Lab<'a> {
         let cached = cache.list("busybox").pop();
         let version = match cached {
             Some(version) => version,
-            None => candidate("busybox-static")?.context("apt knows no package busybox-static")?,
+            None => {
+                Apt::native().candidate("busybox-static")?.context("apt knows no package busybox-static")?
+            }
         };
         let dir = cache.entry(&format!("busybox/{version}"), |dir| {
-            let deb = download(cache, dir, "busybox-static", &version)?;
-            run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            fs::remove_file(deb)?;
-            Ok(())
+            Apt::native().unpack(cache, dir, "busybox-static", &version)
         })?;
         let busybox = ["bin/busybox", "usr/bin/busybox"].iter().map(|p| dir.join(p)).find(|p| p.exists());
         Ok(Self { programs, busybox: busybox.context("no busybox in busybox-static")? })
@@ -183,6 +173,16 @@ impl<'a> Lab<'a> {
 
     /// Boots a guest and waits until it restarts, powers off, or its time is over. `log` is where its console goes.
     pub fn run(&self, guest: &Guest<'_>, log: &Path) -> Result<Run> {
+        self.run_during(guest, log, |_| Ok(()))
+    }
+
+    /// [`Self::run`], with something to do meanwhile.
+    pub fn run_during(
+        &self,
+        guest: &Guest<'_>,
+        log: &Path,
+        during: impl FnOnce(&Machine<'_>) -> Result<()>,
+    ) -> Result<Run> {
         fs::create_dir_all(target_dir().join("lab"))?;
         let staging = tempfile::tempdir_in(target_dir().join("lab"))?;
         let root = staging.path().join("root");
@@ -212,38 +212,20 @@ impl<'a> Lab<'a> {
                 Paging::Four => "max,-la57",
             },
         ]);
-        qemu.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(guest.kernel.vmlinuz()).arg("-initrd").arg(&initrd);
         qemu.arg("-append").arg(format!("console=ttyS0 panic=5 {}", guest.cmdline));
+        // Through it QEMU knows where the kernel keeps VMCOREINFO; only a guest that loads qemu_fw_cfg tells.
+        qemu.args(["-device", "vmcoreinfo"]);
         for disk in &guest.disks {
             // What the guest flushes only has to reach the host's page cache: we test the guest, not the host's disk.
             qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.path.display()));
         }
-        let start = Instant::now();
-        let mut child = qemu
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", super::command::shown(&qemu)))?;
-        let serial = child.stdout.take().context("QEMU's stdout")?;
-        let (console, status) = std::thread::scope(|scope| {
-            let reader = scope.spawn(|| Console::record(serial, start));
-            let status = wait(&mut child, guest.limit);
-            (reader.join(), status)
-        });
-        let console = console.map_err(|_| anyhow::anyhow!("the console's reader panicked"))?;
-        fs::create_dir_all(log.parent().unwrap_or(Path::new(".")))?;
-        fs::write(log, console.text())?;
-        let status = status?;
-        if let Some(status) = status {
-            ensure!(status.success(), "QEMU failed with {status}; console: {}", log.display());
-        }
-        Ok(Run { console, took: start.elapsed(), ended: status.is_some() })
+        machine::run(&mut qemu, guest.limit, log, during)
     }
 }
 
 /// Packs a directory. Owner root whoever we are.
-fn archive(root: &Path, to: &Path) -> Result<()> {
+pub(super) fn archive(root: &Path, to: &Path) -> Result<()> {
     let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0";
     let packed =
         Command::new("sh").args(["-ec", script]).current_dir(root).stdout(fs::File::create(to)?).status()?;

@@ -1,5 +1,6 @@
 //! Debian's stock kernels: found with apt-cache, downloaded without being installed, unpacked into the cache.
 
+use super::apt::{Apt, newer};
 use super::cache::Cache;
 use super::command::{output, run, tool};
 use anyhow::{Context, Result, bail, ensure};
@@ -90,22 +91,10 @@ impl Kernel {
     }
 
     fn newest(cache: &Cache, series: Series) -> Result<Self> {
-        let found = output(Command::new("apt-cache").args(["search", "--names-only", series.pattern()]))?;
-        let mut best: Option<(String, String)> = None;
-        for package in found.lines().filter_map(|l| l.split_whitespace().next()) {
-            let Some(version) = candidate(package)? else { continue };
-            if best.as_ref().map_or(Ok(true), |(_, than)| newer(&version, than))? {
-                best = Some((package.to_owned(), version));
-            }
-        }
-        let (package, version) = best.with_context(|| {
-            format!("apt knows no package like {}: is this Debian 12 with its security suite, and `apt-get update` done?", series.pattern())
-        })?;
+        let (package, version) = Apt::native().newest(series.pattern())?;
         let id = format!("{package}_{version}");
         cache.entry(&format!("kernels/{id}"), |dir| {
-            let deb = download(cache, dir, &package, &version)?;
-            run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(dir))?;
-            fs::remove_file(&deb)?;
+            Apt::native().unpack(cache, dir, &package, &version)?;
             let release = release_in(dir)?;
             run(tool("depmod")?.arg("-b").arg(dir).arg(&release))
         })?;
@@ -128,12 +117,13 @@ impl Kernel {
         let dir = cache.entry(&format!("debug/{}", self.id), |dir| {
             let (package, version) = self.id.split_once('_').context("a kernel's id is package_version")?;
             let package = format!("{package}-dbg");
+            let apt = Apt::native();
             ensure!(
-                candidate(&package)?.as_deref() == Some(version),
+                apt.candidate(&package)?.as_deref() == Some(version),
                 "{package} {version} is not in the archive"
             );
             println!("downloading {package} {version} (about 1 GB, once) for crash and drgn");
-            let deb = download(cache, dir, &package, version)?;
+            let deb = apt.download(cache, dir, &package, version)?;
             let wanted = format!("./usr/lib/debug/boot/{name}");
             let mut unpack =
                 Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&deb).stdout(Stdio::piped()).spawn()?;
@@ -154,56 +144,32 @@ impl Kernel {
 
     /// The files of modules, in load order and without repetition, with everything they depend on.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for name in names {
-            let mut modprobe = tool("modprobe")?;
-            // An empty configuration: the host's blacklists and softdeps are not the guest's.
-            modprobe.args(["-C", "/dev/null", "-S", &self.release, "-d"]).arg(&self.root);
-            for line in output(modprobe.args(["--show-depends", name]))?.lines() {
-                match line.split_whitespace().collect::<Vec<_>>().as_slice() {
-                    ["insmod", file, ..] if !files.iter().any(|f| f == Path::new(file)) => {
-                        files.push(PathBuf::from(file));
-                    }
-                    ["insmod", ..] | ["builtin", ..] | [] => {}
-                    other => bail!("modprobe --show-depends {name} said {other:?}"),
+        modules(&self.root, &self.release, names)
+    }
+}
+
+/// [`Kernel::modules`] of any unpacked kernel.
+pub fn modules(root: &Path, release: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for name in names {
+        let mut modprobe = tool("modprobe")?;
+        // An empty configuration: the host's blacklists and softdeps are not the guest's.
+        modprobe.args(["-C", "/dev/null", "-S", release, "-d"]).arg(root);
+        for line in output(modprobe.args(["--show-depends", name]))?.lines() {
+            match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+                ["insmod", file, ..] if !files.iter().any(|f| f == Path::new(file)) => {
+                    files.push(PathBuf::from(file));
                 }
+                ["insmod", ..] | ["builtin", ..] | [] => {}
+                other => bail!("modprobe --show-depends {name} said {other:?}"),
             }
         }
-        Ok(files)
     }
+    Ok(files)
 }
 
-/// Whether Debian's rules put one version after another.
-fn newer(version: &str, than: &str) -> Result<bool> {
-    Ok(Command::new("dpkg").args(["--compare-versions", version, "gt", than]).status()?.success())
-}
-
-/// The version that apt would install, if it knows the package.
-pub fn candidate(package: &str) -> Result<Option<String>> {
-    let policy = output(Command::new("apt-cache").args(["policy", package]))?;
-    let version = policy.lines().find_map(|l| l.trim().strip_prefix("Candidate: "));
-    Ok(version.filter(|v| *v != "(none)").map(str::to_owned))
-}
-
-/// Downloads a package into `dir`, or takes it from the cache's `debs/` where somebody has put it.
-pub fn download(cache: &Cache, dir: &Path, package: &str, version: &str) -> Result<PathBuf> {
-    // apt escapes the colon of an epoch in file names.
-    let file = format!("{package}_{}_amd64.deb", version.replace(':', "%3a"));
-    let seeded = cache.path("debs").join(&file);
-    if seeded.exists() {
-        fs::copy(&seeded, dir.join(&file))?;
-    } else {
-        // Root's own directories are closed to apt's sandbox user, which apt says at length.
-        let mut apt = Command::new("apt-get");
-        apt.args(["download", "-q", "-o", "APT::Sandbox::User=root", &format!("{package}={version}")]);
-        run(apt.current_dir(dir))?;
-    }
-    let deb = dir.join(&file);
-    ensure!(deb.exists(), "apt-get download {package}={version} left no {file}");
-    Ok(deb)
-}
-
-fn release_in(root: &Path) -> Result<String> {
+/// The release of the one kernel below `root`.
+pub fn release_in(root: &Path) -> Result<String> {
     let modules = root.join("lib/modules");
     let first = fs::read_dir(&modules).with_context(|| format!("cannot read {}", modules.display()))?.next();
     Ok(first.context("no modules")??.file_name().to_string_lossy().into_owned())

@@ -5,12 +5,16 @@
 //! host makes with mke2fs and reads back with debugfs, without ever mounting them. Everything that is downloaded lies in
 //! the [`cache::Cache`], keyed by version, outside the checkout.
 
+pub mod apt;
 pub mod cache;
 pub mod command;
 pub mod console;
 pub mod disk;
+pub mod foreign;
 pub mod guest;
 pub mod kernel;
+pub mod machine;
 pub mod oracle;
 pub mod programs;
+pub mod qemu_dump;
 pub mod vmcore;

@@ -1,14 +1,12 @@
 //! A raw vmcore and its struct pages, read without the product's code: the authority that dumps are compared with.
 
+use crate::order::Order;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-
-/// Bytes in a page of x86-64.
-pub const PAGE: u64 = 4096;
 
 /// A set of pfns.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -74,12 +72,13 @@ struct Load {
     end: u64,
 }
 
-/// An ELF copy of /proc/vmcore.
+/// An ELF copy of /proc/vmcore, or what QEMU writes in its place.
 #[derive(Debug)]
 pub struct RawCore {
     file: File,
     loads: Vec<Load>,
     notes: Vec<u8>,
+    page_size: u64,
 }
 
 impl RawCore {
@@ -88,18 +87,17 @@ impl RawCore {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut head = [0; 64];
         file.read_exact_at(&mut head, 0)?;
-        ensure!(head.starts_with(b"\x7fELF\x02\x01"), "{} is no 64-bit ELF", path.display());
-        let number = |bytes: &[u8], at: usize, len: usize| {
-            bytes[at..at + len].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b))
-        };
-        let (table, entry, count) = (number(&head, 32, 8), number(&head, 54, 2), number(&head, 56, 2));
-        let mut core = Self { file, loads: Vec::new(), notes: Vec::new() };
+        ensure!(head.starts_with(b"\x7fELF\x02"), "{} is no 64-bit ELF", path.display());
+        let order = if head[5] == 2 { Order::Big } else { Order::Little };
+        let (table, entry, count) =
+            (order.number(&head[32..40]), order.number(&head[54..56]), order.number(&head[56..58]));
+        let mut core = Self { file, loads: Vec::new(), notes: Vec::new(), page_size: 4096 };
         for index in 0..count {
             let mut header = [0; 56];
             core.file.read_exact_at(&mut header, table + index * entry)?;
             let (offset, start, len) =
-                (number(&header, 8, 8), number(&header, 24, 8), number(&header, 32, 8));
-            match number(&header, 0, 4) {
+                (order.number(&header[8..16]), order.number(&header[24..32]), order.number(&header[32..40]));
+            match order.number(&header[..4]) {
                 1 => core.loads.push(Load { offset, start, end: start + len }),
                 4 => {
                     let mut note = vec![0; usize::try_from(len)?];
@@ -109,21 +107,26 @@ impl RawCore {
                 _ => {}
             }
         }
+        if let Some(size) = core.info("PAGESIZE") {
+            core.page_size = size.parse().with_context(|| format!("PAGESIZE={size}"))?;
+        }
         Ok(core)
     }
 
     /// Every pfn that has data.
     pub fn pages(&self) -> PageSet {
-        self.loads.iter().flat_map(|l| l.start / PAGE..l.end.div_ceil(PAGE)).collect()
+        let size = self.page_size;
+        self.loads.iter().flat_map(|l| l.start / size..l.end.div_ceil(size)).collect()
     }
 
     /// One page; a part that no segment has is zero.
     pub fn page(&self, pfn: u64) -> Result<Vec<u8>> {
-        let mut page = vec![0; 4096];
+        let size = self.page_size;
+        let mut page = vec![0; usize::try_from(size)?];
         for load in &self.loads {
-            let (from, to) = ((pfn * PAGE).max(load.start), ((pfn + 1) * PAGE).min(load.end));
+            let (from, to) = ((pfn * size).max(load.start), ((pfn + 1) * size).min(load.end));
             if from < to {
-                let at = usize::try_from(from - pfn * PAGE)?;
+                let at = usize::try_from(from - pfn * size)?;
                 let len = usize::try_from(to - from)?;
                 self.file.read_exact_at(&mut page[at..at + len], load.offset + from - load.start)?;
             }

@@ -2,8 +2,9 @@
 
 use super::runner::Bench;
 use crate::lab::disk::{Contents, Disk};
-use crate::lab::guest::{Guest, Paging, Run};
+use crate::lab::guest::{Guest, Paging};
 use crate::lab::kernel::{Kernel, Series};
+use crate::lab::machine::Run;
 use anyhow::{Context, Result, ensure};
 use collector::manifest::{Manifest, Outcome};
 use std::fs;

@@ -4,8 +4,11 @@ pub mod arming;
 pub mod capture;
 pub mod crash;
 pub mod fault;
+pub mod foreign;
+pub mod qemu_dumps;
 pub mod runner;
 
+use crate::lab::foreign::{ARM64, ARM64_16K, ARM64_LPA2, PPC64EL, S390X};
 use crate::lab::guest::Paging;
 use crate::lab::kernel::Series;
 use anyhow::Result;
@@ -26,6 +29,12 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "capture-6.1-5-level", run: |b| capture::capture(b, Series::V6_1, Paging::Five) },
     Scenario { name: "capture-6.12-4-level", run: |b| capture::capture(b, Series::V6_12, Paging::Four) },
     Scenario { name: "capture-6.1-4-level", run: |b| capture::capture(b, Series::V6_1, Paging::Four) },
+    Scenario { name: "foreign-arm64", run: |b| foreign::filter(b, &ARM64) },
+    Scenario { name: "foreign-arm64-16k", run: |b| foreign::filter(b, &ARM64_16K) },
+    Scenario { name: "foreign-arm64-lpa2", run: |b| foreign::filter(b, &ARM64_LPA2) },
+    Scenario { name: "foreign-ppc64el", run: |b| foreign::filter(b, &PPC64EL) },
+    Scenario { name: "foreign-s390x", run: |b| foreign::filter(b, &S390X) },
+    Scenario { name: "qemu-dumps", run: qemu_dumps::formats },
     Scenario { name: "target-xfs", run: capture::xfs },
     Scenario { name: "target-partuuid", run: capture::partuuid },
     Scenario { name: "target-label", run: capture::label },

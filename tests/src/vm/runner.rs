@@ -3,6 +3,7 @@
 use super::Scenario;
 use crate::lab::cache::Cache;
 use crate::lab::command::target_dir;
+use crate::lab::foreign::{ALL, Architecture, Foreign};
 use crate::lab::guest::Lab;
 use crate::lab::kernel::{Kernel, Series};
 use crate::lab::oracle::Drgn;
@@ -50,16 +51,24 @@ pub struct Bench<'a> {
     kernels: HashMap<Series, Kernel>,
     debug: HashMap<Series, PathBuf>,
     drgn: Option<Drgn>,
+    foreign: Vec<Foreign>,
 }
 
 impl<'a> Bench<'a> {
     /// Kernels of `series`, without debug symbols.
     pub fn open(cache: &Cache, programs: &'a Programs, series: &[Series]) -> Result<Self> {
         let kernels = series.iter().map(|s| Ok((*s, Kernel::get(cache, *s)?))).collect::<Result<_>>()?;
-        Ok(Self { lab: Lab::open(cache, programs)?, programs, kernels, debug: HashMap::new(), drgn: None })
+        Ok(Self {
+            lab: Lab::open(cache, programs)?,
+            programs,
+            kernels,
+            debug: HashMap::new(),
+            drgn: None,
+            foreign: Vec::new(),
+        })
     }
 
-    /// Both kernels, their debug symbols, and drgn.
+    /// Both kernels, their debug symbols, drgn, and the kernels of other architectures.
     pub fn with_oracles(cache: &Cache, programs: &'a Programs) -> Result<Self> {
         let mut bench = Self::open(cache, programs, &[])?;
         for series in Series::ALL {
@@ -68,6 +77,9 @@ impl<'a> Bench<'a> {
             bench.debug.insert(series, vmlinux);
         }
         bench.drgn = Some(Drgn::get(cache)?);
+        for architecture in ALL {
+            bench.foreign.push(Foreign::get(cache, architecture)?);
+        }
         Ok(bench)
     }
 
@@ -92,6 +104,12 @@ impl<'a> Bench<'a> {
     /// drgn.
     pub fn drgn(&self) -> Result<&Drgn> {
         self.drgn.as_ref().context("no drgn")
+    }
+
+    /// The kernel of another architecture.
+    pub fn foreign(&self, architecture: &Architecture) -> Result<&Foreign> {
+        let found = self.foreign.iter().find(|f| f.architecture == architecture);
+        found.with_context(|| format!("no kernel of {}", architecture.name))
     }
 
     /// A directory of a scenario's own, empty; what it leaves there is kept until its next run.
