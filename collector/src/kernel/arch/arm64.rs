@@ -95,7 +95,7 @@ fn candidates(vmcore: &Vmcore<'_>, page: u32, root: u64) -> Vec<(u64, u32, High)
         number.and_then(|n| u32::try_from(n).ok()).filter(|bits| (page + 9..=52).contains(bits))
     };
     let configured = bits(info.number("VA_BITS"));
-    // Since Linux commit bbdbc1183e01 ("arm64/crash_core: Export TCR_EL1.T1SZ in vmcoreinfo") (in v5.9).
+    // Since Linux commit bbdbc11804ff ("arm64/crash_core: Export TCR_EL1.T1SZ in vmcoreinfo") (in v5.9).
     let actual = bits(info.number("TCR_EL1_T1SZ").and_then(|n| 64_i64.checked_sub(n)));
     let mut sizes: Vec<(u64, u32)> = Vec::new();
     if page == 16 {

@@ -1,6 +1,5 @@
 //! ppc64: the radix MMU, and the hash MMU, whose linear mapping and vmemmap are in no table. Power ISA 3.1, book III, chapter
-//! 6. The entries of the tables are big-endian in a little-endian kernel too: since Linux commit 5dc1ef858c12 ("powerpc/mm:
-//! Use big endian Linux page tables for book3s 64") (in v4.7).
+//! 6. The entries of the tables are big-endian in a little-endian kernel too: since v4.7.
 
 use super::{Arch, Entry, Leaf, Level, Place, Tables, missing, walk};
 use crate::addr::{PhysAddr, VirtAddr};
