@@ -145,6 +145,10 @@ impl<'a> Engine<'a> {
                 erase::cover(&resolved.patches, field, |byte| {
                     Some(kernel.translate(at?.checked_add(skip + byte)?).ok()?.get())
                 });
+                // A string without an end is no string: readers give up on the whole dump.
+                if let Some(last) = field.last_mut() {
+                    *last = 0;
+                }
             }
         });
         self.utsname = Some(utsname);

@@ -1,9 +1,11 @@
 use super::place::Access;
 use super::resolve::resolve_in;
 use super::*;
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{FileOffset, Pfn, PhysAddr, VirtAddr};
+use crate::format::PageReader;
 use crate::kernel::testing::{Ram, Stored, Types, put_symbols};
-use crate::vmcore::{Endian, ReadError, VmcoreInfo};
+use crate::vmcore::fixture::Core;
+use crate::vmcore::{Endian, ReadAt, ReadError, Vmcore, VmcoreInfo};
 
 const TEXT: u64 = 0xffff_ffff_8100_0000;
 const DATA: u64 = TEXT + 0x10_0000;
@@ -306,6 +308,49 @@ fn every_byte_is_in_one_patch() {
             assert_eq!(*byte, want, "{here}");
         }
     }
+}
+
+#[test]
+fn what_is_erased_is_in_no_window() {
+    // Memory from 0x1000 on, and a part of it once more, as x86-64 shows the kernel's image.
+    let memory: Vec<u8> = (0..0x40_0000_u32).map(|i| i.to_le_bytes()[1] | 0x80).collect();
+    let image = memory[0x2000..0x5000].to_vec();
+    let core = Core::new("PAGESIZE=4096\n").load(0x1000, memory.clone()).load(0x3000, image).build();
+    let mut problems = crate::problem::Problems::new();
+    let vmcore = Vmcore::open(&core, &mut problems).unwrap();
+    let patches =
+        [(0x3ff0, 0x4010, ERASED), (0x20_0000, 0x20_0008, NULLIFIED), (0x90_0000, 0x90_0001, ERASED)]
+            .map(|(start, end, fill)| Patch { start, end, fill });
+    let source = Source::new(&vmcore, &patches);
+    let view = vmcore.through(&source);
+    let mut want = memory.clone();
+    want[0x2ff0..0x3010].fill(b'X');
+    want[0x1f_f000..0x1f_f008].fill(0);
+
+    // Pages, one by one and as writers read them.
+    let mut reader = PageReader::new(&view);
+    for pfn in 1..=0x400_u64 {
+        let at = usize::try_from((pfn - 1) * 4096).unwrap();
+        let mut page = [0; 4096];
+        view.read_page(Pfn::new(pfn), &mut page).unwrap();
+        assert_eq!(page[..], want[at..at + 4096], "{pfn:#x}");
+        assert_eq!(reader.read(Pfn::new(pfn), Pfn::new(0x401)).unwrap(), &want[at..at + 4096], "{pfn:#x}");
+    }
+    // Windows of any length; too long a one with erased bytes is refused, not lent.
+    for (at, len) in
+        [(0x1000, 0x2ff0), (0x1000, 0x3000), (0x3ff0, 1), (0x400f, 1), (0x4010, 0x1000), (0x1000, 0x3f_ffff)]
+    {
+        let window = view.phys_window(PhysAddr::new(at), len).unwrap();
+        let start = usize::try_from(at - 0x1000).unwrap();
+        assert_eq!(window[..], want[start..start + window.len()], "{at:#x} {len:#x}");
+    }
+    // The file: both segments, and all of it as large windows.
+    let mut file = vec![0; core.len()];
+    source.read_at(FileOffset::new(0), &mut file).unwrap();
+    let changed: Vec<usize> = (0..core.len()).filter(|i| core[*i] != file[*i]).collect();
+    assert_eq!(changed.len(), 0x20 + 8 + 0x20);
+    assert!(source.window(FileOffset::new(0), core.len()).is_err());
+    assert!(source.window_len() <= 1 << 20);
 }
 
 proptest::proptest! {

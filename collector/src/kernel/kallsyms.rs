@@ -71,6 +71,8 @@ pub struct Kallsyms<'k> {
     addresses: Blob<'k>,
     encoding: Encoding,
     tokens: Tokens,
+    /// Where its own tables are: they have no symbols in it.
+    tables: Tables,
     /// Where the name of each 256th symbol starts. The kernel has such a table too, but does not export it.
     markers: Vec<u32>,
 }
@@ -119,6 +121,7 @@ impl<'k> Kallsyms<'k> {
             addresses: Blob::new(memory, tables.addresses, u64::from(count).saturating_mul(8)),
             encoding: Encoding::Addresses,
             tokens,
+            tables,
             markers: Vec::new(),
         };
         let known: Vec<(&str, VirtAddr)> =
@@ -242,13 +245,17 @@ impl<'k> Kallsyms<'k> {
         self.symbol(self.first_where(|address| address >= start)?).map(Some)
     }
 
-    /// Bytes from `at` to the next symbol: no less than the size of what lies there. `None` behind the last one.
+    /// Bytes from `at` to the next symbol, or to a table of this symbol table: no less than the size of what lies there.
+    /// `None` behind the last one.
     pub fn extent(&self, at: VirtAddr) -> Result<Option<u64>, KallsymsError> {
         let next = self.first_where(|address| address > at)?;
-        if next >= self.count {
-            return Ok(None);
-        }
-        Ok(self.address(next)?.offset_from(at))
+        let next = if next < self.count { Some(self.address(next)?) } else { None };
+        let Tables { names, token_table, token_index, addresses, base, .. } = self.tables;
+        // The count is in front of the names.
+        let count = VirtAddr::new(names.get().saturating_sub(8));
+        let tables = [Some(count), Some(token_table), Some(token_index), Some(addresses), base];
+        let tables = tables.into_iter().flatten().filter(|table| *table > at);
+        Ok(tables.chain(next).filter_map(|end| end.offset_from(at)).min())
     }
 
     /// The first index whose address makes `past` true, which is so for all behind it; the count if none does.

@@ -81,6 +81,58 @@ print(thread.stack_trace())
         )
     }
 
+    /// Where data lies that `vm/redact.rs` has rules for: physical address, bytes, what each becomes.
+    pub fn redactable(&self, raw: &Path, vmlinux: &Path) -> Result<Vec<(u64, u64, u8)>> {
+        let said = self.script(
+            r"
+import sys, drgn
+from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.mm import follow_phys
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+prog.load_debug_info([sys.argv[2]])
+init_mm = prog['init_mm'].address_of_()
+def tell(at, size, fill):
+    while size:
+        here = min(size, 4096 - at % 4096)
+        print(follow_phys(init_mm, at).value_(), here, fill)
+        at, size = at + here, size - here
+def value(obj, fill=88):
+    tell(obj.address_, drgn.sizeof(obj), fill)
+init = prog['init_task']
+value(init.comm)
+for cpu in for_each_possible_cpu(prog):
+    value(per_cpu(prog['runqueues'], cpu).idle.comm)
+leaders = list(list_for_each_entry('struct task_struct', init.tasks.address_of_(), 'tasks'))
+for leader in leaders:
+    for task in list_for_each_entry('struct task_struct', leader.signal.thread_head.address_of_(), 'thread_node'):
+        value(task.comm)
+value(prog['init_uts_ns'].name.nodename)
+line = prog['saved_command_line']
+tell(line.value_(), len(line.string_()), 88)
+tell(prog['linux_banner'].address_, 64, 88)
+for sb in list_for_each_entry('struct super_block', prog['super_blocks'].address_of_(), 's_list'):
+    tell(sb.s_id.address_, 8, 88)
+for task in [init] + leaders:
+    value(task.real_parent, 0)
+",
+            &[raw.as_ref(), vmlinux.as_ref()],
+        )?;
+        let number = |word: Option<&str>| -> Result<u64> {
+            word.and_then(|w| w.parse().ok()).with_context(|| format!("drgn's script said {said:?}"))
+        };
+        said.lines()
+            .map(|line| {
+                let mut words = line.split(' ');
+                let (at, size, fill) = (number(words.next())?, number(words.next())?, number(words.next())?);
+                Ok((at, size, u8::try_from(fill)?))
+            })
+            .collect()
+    }
+
     /// Reads the struct page of every page of a raw vmcore up to pfn `end`, and says what the page is used for. `scratch`
     /// is a directory.
     pub fn classes(

@@ -1,6 +1,7 @@
 //! Captures that succeed, compared with what other tools make of the same memory.
 
 use super::crash::{Crash, Crashed, Dump, POPULATE};
+use super::redact;
 use super::runner::Bench;
 use crate::kdump_reader::KdumpFile;
 use crate::lab::command::{output, shown};
@@ -60,6 +61,9 @@ format = \"raw\"
     judge.log()?;
     judge.same_pages()?;
     judge.readable()?;
+    let vmlinux = bench.vmlinux(series)?;
+    redact::symbols(&judge.raw_path, vmlinux)?;
+    redact::check(&bench.programs.collector, bench.drgn()?, &judge.raw_path, vmlinux, &crashed.dir)?;
     // Two thirds of a gigabyte; what is left is what a person would look at.
     fs::remove_file(&judge.raw_path)?;
     Ok(())

@@ -6,6 +6,7 @@ pub mod crash;
 pub mod fault;
 pub mod foreign;
 pub mod qemu_dumps;
+pub mod redact;
 pub mod runner;
 
 use crate::lab::foreign::{ARM64, ARM64_16K, ARM64_LPA2, PPC64EL, S390X};

@@ -34,6 +34,12 @@ const NEEDS: &[Need] = &[
     },
     Need { program: "strip", package: "binutils", why: "strips the static programs", from: For::Build },
     Need {
+        program: "nm",
+        package: "binutils",
+        why: "lists vmlinux's symbols, to compare with",
+        from: For::Test,
+    },
+    Need {
         program: "qemu-system-x86_64",
         package: "qemu-system-x86",
         why: "runs the guests",
