@@ -4,7 +4,7 @@
 //! pages. A sink that fails leaves as valid a file as can be had, labelled incomplete inside.
 
 pub mod batch;
-mod codec;
+pub mod codec;
 pub mod elf;
 pub mod kdump;
 pub mod layout;

@@ -105,6 +105,18 @@ const FILES: &[(&str, Need)] = &[
             from: For::Test,
         },
     ),
+    (
+        "/usr/lib/x86_64-linux-gnu/liblzo2.so.2",
+        Need { program: "", package: "liblzo2-2", why: "decompresses our pages", from: For::Test },
+    ),
+    (
+        "/usr/lib/x86_64-linux-gnu/libsnappy.so.1",
+        Need { program: "", package: "libsnappy1v5", why: "decompresses our pages", from: For::Test },
+    ),
+    (
+        "/usr/lib/x86_64-linux-gnu/libzstd.so.1",
+        Need { program: "", package: "libzstd1", why: "decompresses our pages", from: For::Test },
+    ),
 ];
 
 /// Installs what is missing, and calls apt only then.
