@@ -6,12 +6,14 @@
 
 pub mod lz4;
 mod lzo;
+mod probe;
 mod snappy;
 mod zlib;
 mod zstd;
 
 use super::layout::Flags;
 use crate::plan::Compression;
+use probe::Probe;
 use std::io;
 
 /// Compresses pages one by one; its context is made once.
@@ -19,23 +21,23 @@ pub enum Encoder {
     /// Pages as they are.
     Raw,
     /// zlib.
-    Zlib(libdeflater::Compressor),
+    Zlib(libdeflater::Compressor, Probe),
     /// lzo1x.
     Lzo(lzo::Encoder),
     /// Snappy.
     Snappy(Box<snappy::Encoder>),
     /// zstd.
-    Zstd(zstd::Encoder),
+    Zstd(zstd::Encoder, Probe),
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Raw => "Raw",
-            Self::Zlib(_) => "Zlib",
+            Self::Zlib(..) => "Zlib",
             Self::Lzo(_) => "Lzo",
             Self::Snappy(_) => "Snappy",
-            Self::Zstd(_) => "Zstd",
+            Self::Zstd(..) => "Zstd",
         })
     }
 }
@@ -45,10 +47,10 @@ impl Encoder {
     pub fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
             Compression::None => Self::Raw,
-            Compression::Zlib(level) => Self::Zlib(zlib::compressor(level)?),
+            Compression::Zlib(level) => Self::Zlib(zlib::compressor(level)?, Probe::default()),
             Compression::Lzo => Self::Lzo(lzo::Encoder::default()),
             Compression::Snappy => Self::Snappy(Box::new(snappy::Encoder::new())),
-            Compression::Zstd(level) => Self::Zstd(zstd::Encoder::new(level)?),
+            Compression::Zstd(level) => Self::Zstd(zstd::Encoder::new(level)?, Probe::default()),
             Compression::Lz4 => {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
@@ -62,10 +64,10 @@ impl Encoder {
     pub fn flags(&self) -> Flags {
         match self {
             Self::Raw => Flags::RAW,
-            Self::Zlib(_) => Flags::ZLIB,
+            Self::Zlib(..) => Flags::ZLIB,
             Self::Lzo(_) => Flags::LZO,
             Self::Snappy(_) => Flags::SNAPPY,
-            Self::Zstd(_) => Flags::ZSTD,
+            Self::Zstd(..) => Flags::ZSTD,
         }
     }
 
@@ -73,10 +75,10 @@ impl Encoder {
     /// codec that checks its output's end only at the start has no reason to give up.
     pub fn bound(&self, len: usize) -> usize {
         match self {
-            Self::Raw | Self::Zlib(_) | Self::Lzo(_) => len,
+            Self::Raw | Self::Zlib(..) | Self::Lzo(_) => len,
             Self::Snappy(_) => snap::raw::max_compress_len(len),
             // ZSTD_COMPRESSBOUND: the input, 1/256 of it, and up to 64 bytes for small inputs.
-            Self::Zstd(_) => len + len / 256 + 128,
+            Self::Zstd(..) => len + len / 256 + 128,
         }
     }
 
@@ -86,10 +88,20 @@ impl Encoder {
         let shorter = page.len().checked_sub(1)?;
         match self {
             Self::Raw => None,
-            Self::Zlib(zlib) => zlib::encode(zlib, page, out.get_mut(..shorter)?),
+            // lzo and Snappy give up on noise as soon as a probe would.
+            Self::Zlib(zlib, probe) => {
+                let shorter = out.get_mut(..shorter)?;
+                if probe.hopeless(page, shorter) { None } else { zlib::encode(zlib, page, shorter) }
+            }
             Self::Lzo(lzo) => lzo.encode(page, out.get_mut(..shorter)?),
             Self::Snappy(snappy) => snappy.compress(page, out).ok(),
-            Self::Zstd(zstd) => zstd.encode(page, out),
+            Self::Zstd(zstd, probe) => {
+                if probe.hopeless(page, out) {
+                    None
+                } else {
+                    zstd.encode(page, out)
+                }
+            }
         }
         .filter(|len| *len <= shorter)
     }
