@@ -359,7 +359,16 @@ impl Names<'_> {
     fn symbol(&self, expression: &Expression) -> Result<Vec<Place>, String> {
         let name = expression.root.as_str();
         let of = self.module.map_or_else(|| "the kernel".to_owned(), |m| format!("module {m}"));
-        let found = self.symbols.get(name).ok_or_else(|| format!("{of} has no symbol {name}"))?;
+        let found = self.symbols.get(name).ok_or_else(|| {
+            // Every kernel has it.
+            let functions_only = self.module.is_none() && !self.symbols.contains_key("init_task");
+            let why = if functions_only {
+                ": its symbol table has no variables at all, it was built without CONFIG_KALLSYMS_ALL"
+            } else {
+                ""
+            };
+            format!("{of} has no symbol {name}{why}")
+        })?;
         if found.times > 1 {
             return Err(format!(
                 "{of} has {} symbols called {name}: it is not known which is meant",

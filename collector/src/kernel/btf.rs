@@ -112,7 +112,8 @@ impl<'k> Btf<'k> {
         };
         let Some((start, len)) = place else {
             return Err(BtfError::NotFound(
-                "its symbol table has no __start_BTF: it was built without CONFIG_DEBUG_INFO_BTF".to_owned(),
+                "its symbol table has no __start_BTF, and nothing in its image looks like them: it was built without \
+                 CONFIG_DEBUG_INFO_BTF".to_owned(),
             ));
         };
         Self::at(memory, start, len)
