@@ -20,6 +20,7 @@ const USAGE: &str = "cargo xtask bench [OPTION]...
   --runs N        runs of each, in turn; medians are shown [default: 5]
   --threads N     threads of ours; theirs has one always, being slower with more [default: 1]
   --gib N,...     sizes of the machines whose mem_map is scanned [default: 256,1024]
+  --keep          leave the files of those machines in target/bench
   --scan-only, --dump-only
   --ours PATH     collector to measure [default: the static one, built now]";
 
@@ -32,6 +33,7 @@ struct Options {
     gib: Vec<u64>,
     scan: bool,
     dump: bool,
+    keep: bool,
     ours: Option<PathBuf>,
 }
 
@@ -46,6 +48,7 @@ impl Options {
             gib: vec![256, 1024],
             scan: true,
             dump: true,
+            keep: false,
             ours: None,
         };
         let mut words = arguments.iter();
@@ -58,6 +61,7 @@ impl Options {
                 "--runs" => options.runs = value()?.parse()?,
                 "--threads" => options.threads = value()?.parse()?,
                 "--gib" => options.gib = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+                "--keep" => options.keep = true,
                 "--scan-only" => options.dump = false,
                 "--dump-only" => options.scan = false,
                 "--ours" => options.ours = Some(value()?.into()),
@@ -85,7 +89,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&scratch)?;
     let peer = Peer::open(&options.peer)?;
     println!("{}\npeer: {}\n", machine(), peer.version);
-    let pair = Pair { ours, peer, scratch, runs: options.runs, threads: options.threads };
+    let pair = Pair { ours, peer, scratch, runs: options.runs, threads: options.threads, keep: options.keep };
     if options.dump {
         let core = match &options.core {
             Some(core) => core.clone(),
@@ -138,6 +142,7 @@ struct Pair {
     scratch: PathBuf,
     runs: usize,
     threads: usize,
+    keep: bool,
 }
 
 /// What is asked of both: a name, our arguments, theirs.
@@ -283,7 +288,9 @@ impl Pair {
                 command.args(["--message-level", "31"]);
                 theirs.runs.push(measure::run(&command)?);
             }
-            fs::remove_file(&core)?;
+            if !self.keep {
+                fs::remove_file(&core)?;
+            }
             check_ours(&truth, &ours.runs[0].said)
                 .with_context(|| format!("ours, {gib} GiB, {}", mix.name()))?;
             check_theirs(&truth, &theirs.runs[0].said)
