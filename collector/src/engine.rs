@@ -256,7 +256,9 @@ impl<'a> Engine<'a> {
         // The old bitmaps go before the new ones come.
         self.selection = None;
         let start = Instant::now();
-        let selection = self.with_kernel(|kernel, problems| select(kernel, level, progress, problems));
+        let threads = self.threads;
+        let selection =
+            self.with_kernel(|kernel, problems| select(kernel, level, threads, progress, problems));
         self.selection = Some((level, selection));
         start.elapsed()
     }

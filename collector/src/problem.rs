@@ -102,13 +102,25 @@ impl Problems {
 
     /// Records one problem and logs it.
     pub fn push(&mut self, code: Code, message: impl Into<String>) {
+        self.push_with(code, || message.into());
+    }
+
+    /// As [`Problems::push`]; the message is made only where it is kept.
+    pub fn push_with(&mut self, code: Code, message: impl FnOnce() -> String) {
         let same = self.list.iter().filter(|p| p.code == code).count();
         if same < Self::PER_CODE {
-            let message = message.into();
+            let message = message();
             log::warn!("{code}: {message}");
             self.list.push(Problem { code, message, times: 1 });
-        } else if let Some(last) = self.list.iter_mut().rev().find(|p| p.code == code) {
-            last.times = last.times.saturating_add(1);
+        } else {
+            self.repeat(code, 1);
+        }
+    }
+
+    /// Counts `times` more of a code that has messages.
+    pub fn repeat(&mut self, code: Code, times: u64) {
+        if let Some(last) = self.list.iter_mut().rev().find(|p| p.code == code) {
+            last.times = last.times.saturating_add(times);
         }
     }
 

@@ -139,6 +139,11 @@ impl ReadAt for FileSource {
         self.map.load(Ordering::Relaxed)
     }
 
+    fn reads_cheaply(&self) -> bool {
+        // The kernel maps each page of the dead one's memory for every read of it.
+        !self.proc
+    }
+
     fn is_torn(&self) -> bool {
         self.torn.load(Ordering::Relaxed)
     }

@@ -79,6 +79,26 @@ impl Account {
         *slot = slot.saturating_add(pages);
     }
 
+    /// The sum of two accounts of different pages.
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            present: self.present.saturating_add(other.present),
+            kept: self.kept.saturating_add(other.kept),
+            zero: self.zero.saturating_add(other.zero),
+            cache: self.cache.saturating_add(other.cache),
+            cache_private: self.cache_private.saturating_add(other.cache_private),
+            user: self.user.saturating_add(other.user),
+            hugetlb: self.hugetlb.saturating_add(other.hugetlb),
+            free: self.free.saturating_add(other.free),
+            unaccepted: self.unaccepted.saturating_add(other.unaccepted),
+            hwpoison: self.hwpoison.saturating_add(other.hwpoison),
+            offline: self.offline.saturating_add(other.offline),
+            earlier: self.earlier.saturating_add(other.earlier),
+            unreadable: self.unreadable.saturating_add(other.unreadable),
+            unwritten: self.unwritten.saturating_add(other.unwritten),
+        }
+    }
+
     /// Everything dropped, by whatever reason.
     pub fn dropped(&self) -> u64 {
         [

@@ -1,9 +1,12 @@
 //! Decision: which pages are kept.
 
 mod account;
+mod batch;
 mod bitmap;
+mod log;
 mod rules;
 mod scan;
+mod sheet;
 
 pub use account::{Account, Reason};
 pub use bitmap::Bitmap;
@@ -61,10 +64,12 @@ pub struct Selection {
     pub level: Level,
 }
 
-/// Scans mem_map once and decides for each page. Fails open: what cannot be read or makes no sense is kept.
+/// Scans mem_map once, on `threads` threads (0 means 1), and decides for each page. Fails open: what cannot be read or makes
+/// no sense is kept. The answer, problems included, does not depend on the number of threads.
 pub fn select(
     kernel: &Kernel<'_>,
     level: Level,
+    threads: usize,
     progress: &dyn Progress,
     problems: &mut Problems,
 ) -> Selection {
@@ -75,7 +80,7 @@ pub fn select(
         present.set_range(start, end);
     }
     let nothing = Level(level.0 & Level::ZERO);
-    let (keep, dropped, level) = match scan(kernel, level, &runs, &present, progress, problems) {
+    let (keep, dropped, level) = match scan(kernel, level, runs, &present, threads, progress, problems) {
         Ok(scanned) => scanned,
         Err(why) => {
             problems.push(Code::MEM_MAP_MISSING, format!("{why}: every page is kept"));
@@ -109,8 +114,9 @@ fn without(mut keep: Bitmap, mut dropped: Account, level: Level, image: &Image) 
 fn scan(
     kernel: &Kernel<'_>,
     level: Level,
-    runs: &[(Pfn, Pfn)],
+    runs: Vec<(Pfn, Pfn)>,
     present: &Bitmap,
+    threads: usize,
     progress: &dyn Progress,
     problems: &mut Problems,
 ) -> Result<(Bitmap, Account, Level), String> {
@@ -121,9 +127,8 @@ fn scan(
         return Ok((present.clone(), Account::default(), rules.level()));
     }
     let stretches = memmap::find(kernel, runs, problems).map_err(|missing| missing.0)?;
-    let mut scan = Scan::new(kernel, &rules, present, problems);
-    scan.run(&stretches, progress);
-    Ok((scan.keep, scan.account, rules.level()))
+    let (keep, dropped) = Scan::new(kernel, &rules, present).run(stretches, threads, progress, problems);
+    Ok((keep, dropped, rules.level()))
 }
 
 #[cfg(test)]

@@ -69,6 +69,11 @@ impl Rules {
         self.level
     }
 
+    /// What a `struct page` looks like.
+    pub fn layout(&self) -> &PageLayout {
+        &self.layout
+    }
+
     /// Bytes of a `struct page`.
     pub fn size(&self) -> usize {
         self.layout.size

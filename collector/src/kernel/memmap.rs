@@ -33,32 +33,111 @@ impl Stretch {
     }
 }
 
+/// The stretches of mem_map for the runs of pages that a vmcore has: ascending, apart from each other, inside the runs. They
+/// are found as they are asked for, so that a table of sections that makes no sense takes no memory. What has no mem_map,
+/// or whose section makes no sense, is left out and recorded.
+pub(crate) struct Stretches<'k, 'a> {
+    runs: std::vec::IntoIter<(Pfn, Pfn)>,
+    /// What is left of the run under way.
+    run: (u64, u64),
+    map: Map<'k, 'a>,
+    /// Found, and not yet asked for.
+    next: Option<Stretch>,
+    kept: Kept,
+    problems: Problems,
+}
+
+/// How the `struct page` of a pfn is found.
+enum Map<'k, 'a> {
+    /// One array; where the first is.
+    Flat(u64),
+    /// By section, each of so many pages.
+    Sparse(Sections<'k, 'a>, u64),
+}
+
+impl Stretches<'_, '_> {
+    /// What was wrong with those that were asked for.
+    pub fn problems(mut self) -> Problems {
+        self.kept.tell(&mut self.problems);
+        self.problems
+    }
+
+    /// The next one that there is.
+    fn find(&mut self) -> Option<Stretch> {
+        loop {
+            while self.run.0 >= self.run.1 {
+                let (start, end) = self.runs.next()?;
+                self.run = (start.get(), end.get());
+            }
+            let (at, end) = self.run;
+            let (base, end) = match &mut self.map {
+                Map::Flat(base) => (Ok(*base), end),
+                Map::Sparse(sections, pages) => {
+                    let number = at / *pages;
+                    let end = end.min(number.saturating_add(1).saturating_mul(*pages));
+                    match sections.get(number) {
+                        Section::Base(base) => (Ok(base), end),
+                        other => (Err((number, other)), end),
+                    }
+                }
+            };
+            self.run.0 = end;
+            match base {
+                Ok(base) => return Some(Stretch { start: Pfn::new(at), end: Pfn::new(end), base }),
+                Err((number, section)) => self.kept.add(number, at..end, section, &mut self.problems),
+            }
+        }
+    }
+}
+
+impl Iterator for Stretches<'_, '_> {
+    type Item = Stretch;
+    fn next(&mut self) -> Option<Stretch> {
+        self.next.take().or_else(|| self.find())
+    }
+}
+
 /// Why mem_map was not found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Missing(pub String);
 
-/// The stretches of mem_map for `present`, the runs of pages that the vmcore has: ascending, apart from each other, inside
-/// the runs. What has none, or whose section makes no sense, is left out and recorded.
-pub(crate) fn find(
-    kernel: &Kernel<'_>,
-    present: &[(Pfn, Pfn)],
+/// The stretches of mem_map for `present`, the runs of pages that the vmcore has; there is at least one.
+pub(crate) fn find<'k, 'a>(
+    kernel: &'k Kernel<'a>,
+    present: Vec<(Pfn, Pfn)>,
     problems: &mut Problems,
-) -> Result<Vec<Stretch>, Missing> {
+) -> Result<Stretches<'k, 'a>, Missing> {
     if !kernel.has_tables() {
         return Err(Missing("no address can be translated".to_owned()));
     }
     let info = kernel.vmcore().info();
-    if info.symbol("mem_section").is_some() {
-        return sparse(kernel, present, problems);
-    }
-    let Some(pointer) = info.symbol("mem_map") else {
-        return Err(Missing("VMCOREINFO has neither SYMBOL(mem_section) nor SYMBOL(mem_map)".to_owned()));
+    let (map, none) = if info.symbol("mem_section").is_some() {
+        sparse(kernel)?
+    } else {
+        let Some(pointer) = info.symbol("mem_map") else {
+            let what = "VMCOREINFO has neither SYMBOL(mem_section) nor SYMBOL(mem_map)";
+            return Err(Missing(what.to_owned()));
+        };
+        let base = kernel.read_u64(pointer).map_err(|e| Missing(format!("cannot read mem_map: {e}")))?;
+        if base == 0 {
+            return Err(Missing(format!("mem_map at {pointer} is null")));
+        }
+        (Map::Flat(base), "there are no pages".to_owned())
     };
-    let base = kernel.read_u64(pointer).map_err(|e| Missing(format!("cannot read mem_map: {e}")))?;
-    if base == 0 {
-        return Err(Missing(format!("mem_map at {pointer} is null")));
+    let mut stretches = Stretches {
+        runs: present.into_iter(),
+        run: (0, 0),
+        map,
+        next: None,
+        kept: Kept::default(),
+        problems: Problems::new(),
+    };
+    stretches.next = stretches.find();
+    if stretches.next.is_none() {
+        problems.extend(stretches.problems().list().iter().cloned());
+        return Err(Missing(none));
     }
-    Ok(present.iter().map(|&(start, end)| Stretch { start, end, base }).collect())
+    Ok(stretches)
 }
 
 /// `mem_section`: the table of sections.
@@ -130,11 +209,8 @@ impl Sections<'_, '_> {
     }
 }
 
-fn sparse(
-    kernel: &Kernel<'_>,
-    present: &[(Pfn, Pfn)],
-    problems: &mut Problems,
-) -> Result<Vec<Stretch>, Missing> {
+/// The table of sections, and what to say when none of them has a mem_map.
+fn sparse<'k, 'a>(kernel: &'k Kernel<'a>) -> Result<(Map<'k, 'a>, String), Missing> {
     let vmcore = kernel.vmcore();
     let info = vmcore.info();
     let key = |kind: &str| Missing(format!("VMCOREINFO has no key {kind}"));
@@ -153,7 +229,7 @@ fn sparse(
         return Err(Missing(format!("section_mem_map at {offset} of a mem_section of {size} bytes")));
     }
     let per_root = page.bytes() / size;
-    let mut sections = Sections {
+    let sections = Sections {
         kernel,
         endian: vmcore.endian(),
         array,
@@ -162,32 +238,8 @@ fn sparse(
         offset,
         root: None,
     };
-    let pages = 1_u64 << (shift - page.shift());
-    let mut stretches: Vec<Stretch> = Vec::new();
-    let mut kept = Kept::default();
-    for &(run_start, run_end) in present {
-        let mut at = run_start.get();
-        while at < run_end.get() {
-            let number = at / pages;
-            let end = run_end.get().min(number.saturating_add(1).saturating_mul(pages));
-            match sections.get(number) {
-                Section::Base(base) => {
-                    let next = Stretch { start: Pfn::new(at), end: Pfn::new(end), base };
-                    match stretches.last_mut() {
-                        Some(last) if last.end == next.start && last.base == base => last.end = next.end,
-                        _ => stretches.push(next),
-                    }
-                }
-                other => kept.add(number, at..end, other, problems),
-            }
-            at = end;
-        }
-    }
-    kept.tell(problems);
-    if stretches.is_empty() {
-        return Err(Missing(format!("no section of mem_section at {array} has a mem_map")));
-    }
-    Ok(stretches)
+    let none = format!("no section of mem_section at {array} has a mem_map");
+    Ok((Map::Sparse(sections, 1_u64 << (shift - page.shift())), none))
 }
 
 /// Pages of sections without mem_map: there may be very many, so they are told together.
@@ -202,10 +254,9 @@ impl Kept {
     fn add(&mut self, number: u64, pfns: std::ops::Range<u64>, section: Section, problems: &mut Problems) {
         if let Section::Unreadable(why) = section {
             let (start, end) = (pfns.start, pfns.end);
-            problems.push(
-                Code::MEM_MAP_UNREADABLE,
-                format!("section {number}, pfns {start:#x} to {end:#x}, is kept whole: {why}"),
-            );
+            problems.push_with(Code::MEM_MAP_UNREADABLE, || {
+                format!("section {number}, pfns {start:#x} to {end:#x}, is kept whole: {why}")
+            });
             return;
         }
         if self.sections == 0 {

@@ -16,6 +16,7 @@ pub mod printk;
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::problem::{Code, Problems};
 use crate::vmcore::{ReadError, Vmcore, Window};
+pub(crate) use arch::Seen;
 use arch::Walker;
 
 /// The crashed kernel: a vmcore, and how its virtual addresses translate.
@@ -71,17 +72,41 @@ impl<'a> Kernel<'a> {
     }
     /// A stretch of virtual memory that lies in one piece in the file, without a copy where the source can: from `at`, at
     /// least 1 and at most `max` bytes. Leaves that follow each other in physical memory too are one stretch.
-    pub fn virt_window(&self, at: VirtAddr, max: usize) -> Result<Window<'a>, ReadError> {
-        let (phys, mut len) = self.resolve(at)?;
-        let max = (max as u64).min(self.vmcore.source().window_len() as u64).max(1);
-        while len < max
+    pub(crate) fn window(&self, seen: &mut Seen, at: VirtAddr, max: usize) -> Result<Window<'a>, ReadError> {
+        let max = max.min(self.vmcore.source().window_len()).max(1);
+        let (phys, len) = self.stretch(seen, at, max)?;
+        self.vmcore.phys_window(phys, len)
+    }
+    /// Reads as much from `at` on as lies in one piece in the file, at most `buf`; how much that was, at least 1.
+    pub(crate) fn read_some(
+        &self,
+        seen: &mut Seen,
+        at: VirtAddr,
+        buf: &mut [u8],
+    ) -> Result<usize, ReadError> {
+        let (phys, len) = self.stretch(seen, at, buf.len())?;
+        self.vmcore.read_some(phys, buf.get_mut(..len).unwrap_or_default())
+    }
+    /// Where `at` is in physical memory, and how many bytes follow it there, at most `max`.
+    fn stretch(&self, seen: &mut Seen, at: VirtAddr, max: usize) -> Result<(PhysAddr, usize), ReadError> {
+        let walker = self.walker(at)?;
+        let (phys, mut len) = walker.resolve_in(seen, self.vmcore, at)?;
+        while len < max as u64
             && let Some(next) = at.checked_add(len)
-            && let Ok((follows, more)) = self.resolve(next)
+            && let Ok((follows, more)) = walker.resolve_in(seen, self.vmcore, next)
             && phys.checked_add(len) == Some(follows)
         {
             len = len.saturating_add(more);
         }
-        self.vmcore.phys_window(phys, usize::try_from(len.min(max)).unwrap_or(usize::MAX))
+        Ok((phys, usize::try_from(len).unwrap_or(usize::MAX).min(max)))
+    }
+    /// How many bytes from `at` on cannot be read for the reason that `at` cannot, at least 1; 0 when it can.
+    pub(crate) fn gap(&self, seen: &mut Seen, at: VirtAddr) -> u64 {
+        let Some(walker) = &self.walker else { return u64::MAX };
+        match walker.resolve_in(seen, self.vmcore, at) {
+            Ok((phys, len)) => self.vmcore.unbacked(phys).min(len),
+            Err(_) => walker.gap(seen, self.vmcore, at),
+        }
     }
     /// The kernel's `phys_base` for the kdump header; 0 where the architecture has none.
     pub fn phys_base(&self) -> u64 {
@@ -113,9 +138,11 @@ impl<'a> Kernel<'a> {
     }
     /// Where `at` is in physical memory, and how many bytes follow it there.
     fn resolve(&self, at: VirtAddr) -> Result<(PhysAddr, u64), ReadError> {
-        let unmapped = |why: &str| ReadError::NotMapped { at, why: why.to_owned() };
-        let walker = self.walker.as_ref().ok_or_else(|| unmapped("the page tables were not found"))?;
-        walker.resolve(self.vmcore, at)
+        self.walker(at)?.resolve(self.vmcore, at)
+    }
+    fn walker(&self, at: VirtAddr) -> Result<&Walker, ReadError> {
+        let why = "the page tables were not found";
+        self.walker.as_ref().ok_or_else(|| ReadError::NotMapped { at, why: why.to_owned() })
     }
 }
 

@@ -97,6 +97,29 @@ pub(crate) struct PageLayout {
     free_orders: u64,
 }
 
+/// Where in a `struct page` the fields are that decide about a page which is no block's first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places {
+    /// Offset of 8 bytes.
+    pub flags: usize,
+    /// Offset of 8 bytes; bit 0 is anonymous memory.
+    pub mapping: usize,
+    /// Offset of 8 bytes; bit 0 is a tail.
+    pub compound_head: usize,
+    /// Offset of 4 bytes.
+    pub mapcount: usize,
+    /// Bits of the flags that matter: head, slab, LRU, private data, swap cache, backed by swap, memory error. 0 where
+    /// there is no such flag.
+    pub masks: [u64; 7],
+    /// Byte order.
+    pub big_endian: bool,
+}
+
+impl Places {
+    /// The flag of heads.
+    pub const HEAD: usize = 0;
+}
+
 /// A `struct page`, as far as most decisions need it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Page<'b> {
@@ -243,6 +266,32 @@ impl PageLayout {
     /// Whether pages can be known that are dropped at every level.
     pub fn knows_unusable(&self) -> bool {
         self.hwpoison != 0 || (self.mapcount.is_some() && self.offline != PageType::NEVER)
+    }
+
+    /// The layout in numbers; `None` where a field is missing, or a page type is no negative number other than -1, so that a
+    /// page in use may look like one of a type.
+    pub fn places(&self) -> Option<Places> {
+        let is_type = |kind: PageType| {
+            kind == PageType::NEVER
+                || (kind.mask >> 31 == 1 && kind.value >> 31 == 1 && kind.value != u32::MAX)
+        };
+        [self.slab, self.buddy, self.offline, self.unaccepted].into_iter().all(is_type).then_some(())?;
+        Some(Places {
+            flags: self.flags,
+            mapping: self.mapping?,
+            compound_head: self.compound_head?,
+            mapcount: self.mapcount?,
+            masks: [
+                self.head,
+                self.slab_flag,
+                self.lru,
+                self.has_private,
+                self.swapcache,
+                self.swapbacked,
+                self.hwpoison,
+            ],
+            big_endian: self.endian == Endian::Big,
+        })
     }
 
     /// LENGTH(zone.free_area): buddy orders are below.

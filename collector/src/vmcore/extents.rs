@@ -66,6 +66,12 @@ impl Extents {
         Some((FileOffset::new(extent.offset.saturating_add(skip)), extent.len.saturating_sub(skip)))
     }
 
+    /// How many bytes from `at` on are in no extent; 0 when `at` is in one, `u64::MAX` when none follows.
+    pub fn gap(&self, at: PhysAddr) -> u64 {
+        let index = self.list.partition_point(|e| e.end() <= at.get());
+        self.list.get(index).map_or(u64::MAX, |extent| extent.start.saturating_sub(at.get()))
+    }
+
     /// The parts of `[start, end)` that the file holds: physical address, file offset, length; ascending.
     pub fn within(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, FileOffset, u64)> + '_ {
         let first = self.list.partition_point(|e| e.end() <= start);

@@ -46,6 +46,11 @@ pub trait ReadAt: Sync {
     fn maps(&self) -> bool {
         false
     }
+    /// Whether [`ReadAt::read_at`] costs little more than the bytes that it copies, so that many small reads may be better
+    /// than a large window.
+    fn reads_cheaply(&self) -> bool {
+        true
+    }
     /// Whether bytes that were lent turned out to be unreadable, and were lent as zeros.
     fn is_torn(&self) -> bool {
         false
@@ -379,6 +384,22 @@ impl<'a> Vmcore<'a> {
             rest = later;
         }
         Ok(())
+    }
+    /// Reads as much from `at` on as lies in one piece in the file, at most `buf`; how much that was, at least 1.
+    pub(crate) fn read_some(&self, at: PhysAddr, buf: &mut [u8]) -> Result<usize, ReadError> {
+        let (offset, len) = self.find(at).ok_or(ReadError::NotBacked(at))?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(buf.len());
+        let buf = buf.get_mut(..len).unwrap_or_default();
+        self.source.read_at(offset, buf).map_err(|e| ReadError::Io(offset, e))?;
+        Ok(len)
+    }
+    /// How many bytes from `at` on the file does not hold; 0 when it holds `at`, `u64::MAX` when nothing follows.
+    pub(crate) fn unbacked(&self, at: PhysAddr) -> u64 {
+        match &self.backing {
+            Backing::Extents(extents) => extents.gap(at),
+            Backing::Image(..) if self.find(at).is_some() => 0,
+            Backing::Image(..) => self.page.bytes() - (at.get() & (self.page.bytes() - 1)),
+        }
     }
     /// One whole page into `buf`, which is one page long; parts of it that no segment holds read as zero; an error if no
     /// part is backed.

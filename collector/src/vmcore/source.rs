@@ -46,6 +46,9 @@ macro_rules! forward {
             fn maps(&self) -> bool {
                 (**self).maps()
             }
+            fn reads_cheaply(&self) -> bool {
+                (**self).reads_cheaply()
+            }
             fn is_torn(&self) -> bool {
                 (**self).is_torn()
             }

@@ -12,7 +12,7 @@ mod s390x;
 mod walk;
 mod x86_64;
 
-pub(crate) use walk::{Leaf, Walker};
+pub(crate) use walk::{Leaf, Seen, Walker};
 
 use crate::addr::VirtAddr;
 use crate::problem::{Code, Problems};

@@ -30,9 +30,9 @@ struct Table {
     bytes: Vec<u8>,
 }
 
-/// What the last walk saw.
+/// What the last walk saw. Whoever walks much has one of their own.
 #[derive(Default)]
-struct Seen {
+pub(crate) struct Seen {
     leaf: Option<Leaf>,
     /// By level, from the top.
     tables: Vec<Table>,
@@ -55,6 +55,16 @@ impl Walker {
 
     /// Where `at` is, and how many bytes follow it there (at least 1).
     pub fn resolve(&self, vmcore: &Vmcore<'_>, at: VirtAddr) -> Result<(PhysAddr, u64), ReadError> {
+        self.resolve_in(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner), vmcore, at)
+    }
+
+    /// As [`Walker::resolve`], remembering in `seen`.
+    pub fn resolve_in(
+        &self,
+        seen: &mut Seen,
+        vmcore: &Vmcore<'_>,
+        at: VirtAddr,
+    ) -> Result<(PhysAddr, u64), ReadError> {
         let fault = |why: String| ReadError::NotMapped { at, why };
         let untagged = match self.arch.place(at.get()) {
             Place::Tables(untagged) => untagged,
@@ -63,13 +73,29 @@ impl Walker {
             }
             Place::Nowhere(why) => return Err(fault(why)),
         };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = seen.leaf.and_then(|leaf| leaf.resolve(untagged)) {
             return Ok(found);
         }
-        let leaf = walk(self.arch(), vmcore, VirtAddr::new(untagged), &mut seen.tables)?;
+        let leaf = walk(self.arch(), vmcore, VirtAddr::new(untagged), &mut seen.tables)
+            .map_err(|missing| missing.error)?;
         seen.leaf = Some(leaf);
         leaf.resolve(untagged).ok_or_else(|| fault("the leaf does not hold it".to_owned()))
+    }
+
+    /// How many bytes from `at` on have no translation for the reason that `at` has none; 0 when it has one.
+    pub fn gap(&self, seen: &mut Seen, vmcore: &Vmcore<'_>, at: VirtAddr) -> u64 {
+        let untagged = match self.arch.place(at.get()) {
+            Place::Tables(untagged) => untagged,
+            Place::Direct(_) => return 0,
+            Place::Nowhere(_) => return u64::MAX,
+        };
+        match walk(self.arch(), vmcore, VirtAddr::new(untagged), &mut seen.tables) {
+            Ok(_) => 0,
+            Err(missing) => {
+                let len = 1_u64.checked_shl(missing.shift).unwrap_or(u64::MAX);
+                len.saturating_sub(untagged.checked_rem(len).unwrap_or(0))
+            }
+        }
     }
 }
 
@@ -79,19 +105,27 @@ pub(super) fn probe(arch: &dyn Arch, vmcore: &Vmcore<'_>, at: VirtAddr) -> Optio
     leaf.resolve(at.get()).map(|(phys, _)| phys)
 }
 
+/// Why a walk ended early.
+struct Missing {
+    error: ReadError,
+    /// log2 of the bytes that the entry is for which is missing.
+    shift: u32,
+}
+
 /// Walks from the top down; `tables` has the last table of each level.
 fn walk(
     arch: &dyn Arch,
     vmcore: &Vmcore<'_>,
     at: VirtAddr,
     tables: &mut Vec<Table>,
-) -> Result<Leaf, ReadError> {
+) -> Result<Leaf, Missing> {
     let geometry = arch.tables();
-    let fault = |why: String| ReadError::NotMapped { at, why };
+    let fault = |shift: u32, why: String| Missing { error: ReadError::NotMapped { at, why }, shift };
     let mut table_at = geometry.root;
+    let mut covers = geometry.top();
     for (depth, level) in geometry.levels.iter().enumerate() {
         let table = table(vmcore, tables, depth, table_at, 8_usize << level.bits).map_err(|e| {
-            fault(format!("the {} table at {table_at:#x} is not to be read: {e}", level.name))
+            fault(covers, format!("the {} table at {table_at:#x} is not to be read: {e}", level.name))
         })?;
         let index = at.get() >> level.shift & ((1_u64 << level.bits) - 1);
         let entry = usize::try_from(index)
@@ -100,13 +134,12 @@ fn walk(
             .unwrap_or(0);
         let (phys, shift) = match arch.decode(depth, entry) {
             Entry::Empty => {
-                return Err(fault(format!(
-                    "{} entry {index} of the table at {table_at:#x} is {entry:#x}",
-                    level.name
-                )));
+                let why = format!("{} entry {index} of the table at {table_at:#x} is {entry:#x}", level.name);
+                return Err(fault(level.shift, why));
             }
             Entry::Table(next) => {
                 table_at = next;
+                covers = level.shift;
                 continue;
             }
             Entry::Leaf(phys) => (phys, level.shift),
@@ -115,7 +148,7 @@ fn walk(
         let len = 1_u64 << shift.min(63);
         return Ok(Leaf { virt: at.get() & !(len - 1), len, phys });
     }
-    Err(fault("the lowest table names another".to_owned()))
+    Err(fault(covers, "the lowest table names another".to_owned()))
 }
 
 /// The table of `len` bytes at `at`, from memory when it was the last one at this depth.
