@@ -8,17 +8,23 @@ mod harness;
 use collector::addr::FileOffset;
 use collector::engine::{Engine, EngineError};
 use collector::format::DumpSink;
+use collector::format::read::verify::{census, verify};
+use collector::format::reassemble::reassemble;
+use collector::format::stream::Flattened;
+use collector::input::Input;
 use collector::manifest::DumpReport;
 use collector::plan::{Compression, Format};
 use collector::problem::{Code, Problem};
 use collector::progress::Silent;
+use collector::vmcore::{ReadAt, Window};
 use harness::{Bytes, Sink, dump_spec};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::mpsc;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use vmcored_tests::kdump_reader::KdumpFile;
 use vmcored_tests::synth::era::Era;
@@ -122,18 +128,68 @@ impl Ran {
     }
 }
 
-fn capture(file: &[u8], level: u8) -> Ran {
+/// A file that an input owns; its memory is not the engine's.
+struct Owned(Arc<Vec<u8>>);
+
+impl ReadAt for Owned {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn read_at(&self, at: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        Bytes::new(&self.0).read_at(at, buf)
+    }
+    fn window(&self, at: FileOffset, len: usize) -> io::Result<Window<'_>> {
+        self.0.window(at, len)
+    }
+    fn window_len(&self) -> usize {
+        1 << 20
+    }
+}
+
+/// A vmcore, or the files of a dump that is filtered again.
+fn capture(files: &[Arc<Vec<u8>>], level: u8) -> Ran {
     LIVE.set(0);
     PEAK.set(0);
     LIMITED.set(true);
-    let source = Bytes::new(file);
+    let ran = match files {
+        [file] if !file.starts_with(b"KDUMP") && !file.starts_with(b"makedump") => {
+            capture_from(&Bytes::new(file), level)
+        }
+        files => {
+            let named = files
+                .iter()
+                .map(|f| (PathBuf::from("dump"), Box::new(Owned(Arc::clone(f))) as Box<dyn ReadAt>));
+            match Input::of(named.collect()) {
+                Ok(input) => {
+                    let ran = capture_from(input.source(), level);
+                    if let Some(dump) = input.kdump() {
+                        let verified = verify(dump, 1, 8, &|_, _| {});
+                        assert!(verified.list.len() <= 8 && verified.census.pages <= 1 << 20);
+                        let _ = census(dump, 1 << 20);
+                        let sink = Outside::default();
+                        let _ = reassemble(dump, &sink, &Silent);
+                    }
+                    ran
+                }
+                Err(e) => {
+                    let why = collector::engine::chain(&e);
+                    Ran { dump: Err(why.clone()), log: Err(why), problems: Vec::new(), peak: 0 }
+                }
+            }
+        }
+    };
+    LIMITED.set(false);
+    Ran { peak: usize::try_from(PEAK.get()).unwrap_or(0), ..ran }
+}
+
+fn capture_from(source: &dyn ReadAt, level: u8) -> Ran {
     let sink = Outside::default();
     let mut out = Vec::new();
     let why = |e: &EngineError| {
         let cause = std::error::Error::source(e).map_or_else(String::new, |c| format!(": {c}"));
         format!("{e}{cause}")
     };
-    let (dump, log, problems) = match Engine::open(&source) {
+    let (dump, log, problems) = match Engine::open(source) {
         Err(e) => (Err(why(&e)), Err(why(&e)), Vec::new()),
         Ok(mut engine) => {
             let log = engine.dmesg(&mut out).map_err(|e| why(&e));
@@ -143,29 +199,34 @@ fn capture(file: &[u8], level: u8) -> Ran {
             (dump, log, engine.problems.list().to_vec())
         }
     };
-    LIMITED.set(false);
-    let peak = usize::try_from(PEAK.get()).unwrap_or(0);
-    Ran { dump: dump.map(|report| (sink.0.into_parts().0, report)), problems, log: log.map(|_| out), peak }
+    let dump = dump.map(|report| (uncounted(|| sink.0.into_parts().0), report));
+    Ran { dump, problems, log: log.map(|_| out), peak: 0 }
 }
 
 /// Runs cases on a thread of their own. A panic or a case over its deadline fails the test, by name.
-fn run(cases: impl Iterator<Item = (String, Vec<u8>, u8)>, mut check: impl FnMut(&str, &Ran)) {
-    let (work, inbox) = mpsc::channel::<(String, Vec<u8>, u8)>();
+fn run(cases: impl Iterator<Item = (String, Vec<u8>, u8)>, check: impl FnMut(&str, &Ran)) {
+    run_sets(cases.map(|(name, file, level)| (name, vec![file], level)), check);
+}
+
+/// The same with inputs of several files.
+fn run_sets(cases: impl Iterator<Item = (String, Vec<Vec<u8>>, u8)>, mut check: impl FnMut(&str, &Ran)) {
+    let (work, inbox) = mpsc::channel::<(String, Vec<Vec<u8>>, u8)>();
     let (outbox, results) = mpsc::channel();
     // Not scoped: a thread that hangs must not keep the test from failing.
     std::thread::Builder::new()
         .spawn(move || {
-            for (name, file, level) in inbox {
+            for (name, files, level) in inbox {
                 CASE.set(name);
-                let ran = std::panic::catch_unwind(AssertUnwindSafe(|| capture(&file, level)));
-                if outbox.send((ran, file)).is_err() {
+                let files: Vec<_> = files.into_iter().map(Arc::new).collect();
+                let ran = std::panic::catch_unwind(AssertUnwindSafe(|| capture(&files, level)));
+                if outbox.send((ran, files)).is_err() {
                     return;
                 }
             }
         })
         .expect("a thread");
-    for (name, file, level) in cases {
-        work.send((name.clone(), file, level)).expect("the worker lives");
+    for (name, files, level) in cases {
+        work.send((name.clone(), files, level)).expect("the worker lives");
         match results.recv_timeout(DEADLINE) {
             Ok((Ok(ran), _)) => {
                 assert!(ran.peak <= CAP, "{name}: {} MiB at once", ran.peak >> 20);
@@ -586,4 +647,127 @@ fn the_cap_works() {
     LIMITED.set(false);
     assert!(fits.is_ok() && refused.is_err());
     assert!(PEAK.get() >= 1 << 20);
+}
+
+/// Dumps as input, good ones: the names and files of whole, flattened and split ones.
+fn dumps() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    let core = machine();
+    let source = Bytes::new(&core.file);
+    let mut engine = Engine::open(&source).unwrap();
+    let spec = |how| dump_spec(1, Format::Kdump, how);
+    let sink = harness::Sink::default();
+    engine.dump(&spec(Compression::DEFAULT), &sink, &Silent).unwrap();
+    let whole = sink.into_parts().0;
+    let flat = |format| {
+        let flat = Flattened::new(Vec::new());
+        let mut engine = Engine::open(&source).unwrap();
+        engine.dump(&dump_spec(1, format, Compression::None), &flat, &Silent).unwrap();
+        flat.into_inner()
+    };
+    let parts = [(0_u64, 0x1b00_u64), (0x1b00, 0x1e01)].map(|(start, end)| part(&whole, start, end));
+    vec![
+        ("kdump", vec![whole]),
+        ("flattened kdump", vec![flat(Format::Kdump)]),
+        ("flattened ELF", vec![flat(Format::Elf)]),
+        ("split", parts.to_vec()),
+    ]
+}
+
+/// A part of a dump, cut by the letter of the format: the headers and bitmaps of the whole, and its own descriptors, which
+/// point where they did.
+fn part(whole: &[u8], start: u64, end: u64) -> Vec<u8> {
+    let file = KdumpFile::from_bytes(whole.to_vec()).unwrap();
+    let word = |at: usize| u32::from_le_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
+    let table = (1 + word(432) + word(436)) * 4096;
+    let before = file.pfns().filter(|pfn| *pfn < start).count();
+    let mine = file.pfns().filter(|pfn| (start..end).contains(pfn)).count();
+    let mut out = whole.to_vec();
+    out.copy_within(table + before * 24..table + (before + mine) * 24, table);
+    for (at, value) in [(16, start), (24, end), (80, start), (88, end)] {
+        put(&mut out, 4096 + at, &value.to_le_bytes());
+    }
+    put(&mut out, 4096 + 12, &1_u32.to_le_bytes());
+    out
+}
+
+#[test]
+fn good_dumps_are_sound_input() {
+    run_sets(dumps().into_iter().map(|(name, files)| (name.to_owned(), files, 31)), |name, ran| {
+        assert!(ran.problems.is_empty(), "{name}: {:?}", ran.problems);
+        assert!(
+            ran.dump.as_ref().is_ok_and(|(_, report)| report.complete && report.pages.free > 0),
+            "{name}"
+        );
+        assert!(ran.log.is_ok(), "{name}");
+    });
+}
+
+/// Cut at every boundary of what there is, and between.
+#[test]
+fn dumps_that_are_cut_off() {
+    for (kind, files) in dumps() {
+        let len = files[0].len();
+        let mut cuts: Vec<usize> = [0, 4096, 8192, 12288, 16384, len]
+            .into_iter()
+            .flat_map(|at| [at.saturating_sub(1), at, at + 1, at + 16, at + 104, at + 464])
+            .filter(|cut| *cut < len)
+            .collect();
+        cuts.extend((1..12).map(|i| len / 12 * i + i * 37));
+        let cases = cuts.into_iter().map(|cut| {
+            let mut files = files.clone();
+            files[0].truncate(cut);
+            (format!("{kind} cut at {cut:#x} of {len:#x}"), files, 31)
+        });
+        run_sets(cases, |name, ran| {
+            if let Ok((_, report)) = &ran.dump {
+                assert!(!ran.problems.is_empty() || report.complete, "{name}: nobody was told");
+            }
+        });
+    }
+}
+
+/// Absurd numbers in each field of the headers, of the first records and descriptors.
+#[test]
+fn dumps_that_lie() {
+    let wild: [u64; 8] = [0, 1, u64::MAX, 1 << 63, (1 << 63) - 1, u64::MAX - 4095, 1 << 52, 1 << 36];
+    for (kind, files) in dumps() {
+        let base = if kind.starts_with("flattened") { 4096 + 16 } else { 0 };
+        let headers = (8..12).chain(408..464).chain(4096..4096 + 104).step_by(4).map(|at| base + at);
+        let records = if base > 0 { 16..32 } else { 0..0 }.chain(4096..4096 + 16).step_by(8);
+        let table = 4096 * 4..4096 * 4 + 72;
+        let places: BTreeSet<usize> =
+            headers.chain(records).chain(table.step_by(4).map(|at| base + at)).collect();
+        let cases = places.into_iter().flat_map(|at| wild.map(|value| (at, value))).map(|(at, value)| {
+            let mut files = files.clone();
+            put(&mut files[0], at, &value.to_le_bytes());
+            (format!("{kind}: {value:#x} at {at:#x}"), files, 31)
+        });
+        run_sets(cases, |_, _| {});
+    }
+}
+
+/// Seeded damage anywhere.
+#[test]
+fn dumps_with_flipped_bytes() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    };
+    for (kind, files) in dumps() {
+        let cases = (0..150).map(|seed| {
+            let mut files = files.clone();
+            let which = random(files.len());
+            let len = files[which].len();
+            for _ in 0..=random(8) {
+                // Half of it where the structure is.
+                let at = if random(2) == 0 { random(20_000.min(len)) } else { random(len) };
+                files[which][at] ^= 1 << random(8);
+            }
+            (format!("{kind}, seed {seed}"), files, 31)
+        });
+        run_sets(cases.collect::<Vec<_>>().into_iter(), |_, _| {});
+    }
 }

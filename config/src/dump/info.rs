@@ -82,7 +82,9 @@ pub struct KernelInfo {
 /// Pages by codec.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Codecs {
-    /// As they are; all zero pages among them.
+    /// Nothing but zeros: they share one page.
+    pub zero: u64,
+    /// As they are.
     pub raw: u64,
     /// zlib.
     pub zlib: u64,
@@ -192,8 +194,8 @@ impl Info {
 
 impl Codecs {
     fn of(census: Census) -> Self {
-        let Census { raw, zlib, lzo, snappy, zstd, unknown, stored, .. } = census;
-        Self { raw, zlib, lzo, snappy, zstd, unknown, stored }
+        let Census { zero, raw, zlib, lzo, snappy, zstd, unknown, stored, .. } = census;
+        Self { zero, raw, zlib, lzo, snappy, zstd, unknown, stored }
     }
 }
 
@@ -284,8 +286,9 @@ impl fmt::Display for Info {
             line("level", &level)?;
         }
         if let Some(codecs) = &self.codecs {
-            let Codecs { raw, zlib, lzo, snappy, zstd, unknown, stored } = *codecs;
+            let Codecs { zero, raw, zlib, lzo, snappy, zstd, unknown, stored } = *codecs;
             let all = [
+                ("zero", zero),
                 ("raw", raw),
                 ("zlib", zlib),
                 ("lzo", lzo),

@@ -2,6 +2,7 @@
 
 use super::{KdumpError, KdumpFile};
 use crate::addr::{FileOffset, Pfn};
+use crate::filter::Level;
 use crate::format::layout::{Flags, PageDesc};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +17,8 @@ const STEP: u64 = 64;
 pub struct Census {
     /// Descriptors that were looked at.
     pub pages: u64,
+    /// Nothing but zeros: they share the block behind the descriptors.
+    pub zero: u64,
     /// As they are.
     pub raw: u64,
     /// zlib.
@@ -32,20 +35,43 @@ pub struct Census {
     pub missing: u64,
     /// Behind the end of the file.
     pub beyond: u64,
-    /// Bytes of page data, shared ones each time.
+    /// Bytes of page data.
     pub stored: u64,
 }
 
+/// Where a file's data begins and ends.
+#[derive(Clone, Copy)]
+struct Ends {
+    data: u64,
+    size: u64,
+    /// What lies at its beginning is the page that all zero pages share.
+    shares_zeros: bool,
+}
+
+impl Ends {
+    fn of(dump: &KdumpFile<'_>, part: usize) -> Self {
+        Self {
+            data: dump.data_start(part),
+            size: dump.part_source(part).map_or(0, |source| source.size()),
+            shares_zeros: dump.describes().level & Level::ZERO != 0,
+        }
+    }
+}
+
 impl Census {
-    fn count(&mut self, desc: &PageDesc, size: u64) {
+    fn count(&mut self, desc: &PageDesc, ends: Ends) {
         self.pages += 1;
         let (at, len) = (desc.offset.get(), u64::from(desc.size.get()));
         if at == 0 {
             self.missing += 1;
             return;
         }
-        if at.checked_add(len).is_none_or(|end| end > size) {
+        if at.checked_add(len).is_none_or(|end| end > ends.size) {
             self.beyond += 1;
+        }
+        if at == ends.data && ends.shares_zeros && Flags(desc.flags.get()) == Flags::RAW {
+            self.zero += 1;
+            return;
         }
         self.stored = self.stored.saturating_add(len);
         *match Flags(desc.flags.get()) {
@@ -59,9 +85,10 @@ impl Census {
     }
 
     fn add(&mut self, other: &Self) {
-        let Self { pages, raw, zlib, lzo, snappy, zstd, unknown, missing, beyond, stored } = *other;
+        let Self { pages, zero, raw, zlib, lzo, snappy, zstd, unknown, missing, beyond, stored } = *other;
         for (sum, more) in [
             (&mut self.pages, pages),
+            (&mut self.zero, zero),
             (&mut self.raw, raw),
             (&mut self.zlib, zlib),
             (&mut self.lzo, lzo),
@@ -120,8 +147,8 @@ pub fn census(dump: &KdumpFile<'_>, most: u64) -> Result<Option<Census>, KdumpEr
         while at < end {
             let left = usize::try_from(end.get() - at.get()).unwrap_or(usize::MAX).min(descs.len());
             let (found, part) = dump.descriptors(at, descs.get_mut(..left).unwrap_or_default())?;
-            let size = dump.part_source(part).map_or(0, |source| source.size());
-            descs.iter().take(found).for_each(|desc| total.count(desc, size));
+            let ends = Ends::of(dump, part);
+            descs.iter().take(found).for_each(|desc| total.count(desc, ends));
             if found == 0 {
                 // A part that is not there.
                 total.pages += 1;
@@ -206,8 +233,8 @@ impl Checker<'_, '_> {
             };
             match described {
                 Ok((got, part)) if sound && got == count && inside(&self.descs, part) => {
-                    let size = self.dump.part_source(part).map_or(0, |source| source.size());
-                    self.descs.iter().for_each(|desc| found.census.count(desc, size));
+                    let ends = Ends::of(self.dump, part);
+                    self.descs.iter().for_each(|desc| found.census.count(desc, ends));
                 }
                 _ => (at..at.saturating_add(pages)).for_each(|pfn| self.one(Pfn::new(pfn), found)),
             }
@@ -247,8 +274,7 @@ impl Checker<'_, '_> {
                 Err(e) => damaged(Some(offset), crate::engine::chain(&e)),
             }
         }
-        let size = self.dump.part_source(stored.part).map_or(0, |source| source.size());
-        found.census.count(&stored.desc, size);
+        found.census.count(&stored.desc, Ends::of(self.dump, stored.part));
     }
 }
 
@@ -290,7 +316,7 @@ mod tests {
             let verified = run(&file, threads);
             assert!(verified.is_sound(), "{verified:?}");
             let pages = sample().pages.len() as u64;
-            assert_eq!((verified.census.pages, verified.census.raw + verified.census.zstd), (pages, pages));
+            assert_eq!((verified.census.pages, verified.census.zero + verified.census.zstd), (pages, pages));
             let dump = KdumpFile::open(&file).unwrap();
             assert_eq!(census(&dump, pages).unwrap(), Some(verified.census));
             assert_eq!(census(&dump, pages - 1).unwrap(), None);
