@@ -269,7 +269,7 @@ fn work(order: &Order) -> Result<(), String> {
 }
 
 fn dmesg(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
-    let style = Style { callers: order.verbose };
+    let style = Style { callers: order.verbose, since_clear: false };
     let failed = |e: EngineError| format!("{}: {}", order.vmcore.display(), chain(&e));
     if order.out == Path::new("-") {
         engine.dmesg_in(style, &mut io::stdout().lock()).map_err(failed)?;

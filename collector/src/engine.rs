@@ -4,8 +4,8 @@ use crate::addr::{PhysAddr, VirtAddr};
 use crate::erase;
 use crate::filter::{Level, Selection, select};
 use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
-use crate::kernel::Kernel;
 use crate::kernel::printk;
+use crate::kernel::{Kernel, Step};
 use crate::manifest::{CrashedKernel, DumpReport};
 use crate::plan::{DumpSpec, Format};
 use crate::problem::{Code, Problems};
@@ -61,8 +61,13 @@ pub struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// Reads the vmcore's headers, notes and VMCOREINFO.
     pub fn open(source: &'a dyn ReadAt) -> Result<Self, EngineError> {
+        Self::open_with_info(source, b"")
+    }
+
+    /// As [`Engine::open`], for a vmcore whose VMCOREINFO lacks what this one has; see [`Vmcore::open_with_info`].
+    pub fn open_with_info(source: &'a dyn ReadAt, info: &[u8]) -> Result<Self, EngineError> {
         let mut problems = Problems::new();
-        let vmcore = Vmcore::open(source, &mut problems)?;
+        let vmcore = Vmcore::open_with_info(source, info, &mut problems)?;
         let erased = erase::Resolved { record: erased_before(&vmcore), ..erase::Resolved::default() };
         Ok(Self {
             vmcore,
@@ -81,9 +86,15 @@ impl<'a> Engine<'a> {
         &self.vmcore
     }
 
-    /// Where a virtual address of the crashed kernel is in physical memory.
-    pub fn translate(&mut self, at: VirtAddr) -> Result<PhysAddr, ReadError> {
-        self.with_kernel(|kernel, _| kernel.translate(at))
+    /// Takes a stretch of physical memory out, as if the vmcore did not hold it.
+    pub fn leave_out(&mut self, start: PhysAddr, end: PhysAddr) {
+        self.selection = None;
+        self.vmcore.leave_out(start, end);
+    }
+
+    /// Where a virtual address of the crashed kernel is in physical memory, and the page-table entries that say so.
+    pub fn trace(&mut self, at: VirtAddr) -> (Vec<Step>, Result<PhysAddr, ReadError>) {
+        self.with_kernel(|kernel, _| kernel.trace(at))
     }
 
     /// Seconds since 1970 of the crash (VMCOREINFO's CRASHTIME).

@@ -42,7 +42,13 @@ const LINES: &[&str] = &[
     "(The number of pages is reduced",
     "Memory Hole",
     "Total pages",
+    "Translating virtual address",
+    "PGD :",
+    "PUD :",
+    "PMD :",
+    "PTE :",
     "VIRTUAL",
+    "ffff",
     "lzo\t",
 ];
 
@@ -354,6 +360,43 @@ fn a_dump_without_room_is_tried_again_at_the_next_level() {
 }
 
 #[test]
+fn an_address_translates_the_same() {
+    let Some(pair) = Pair::new() else { return };
+    for at in ["0xffff888001000123", "0xffffffff81000000", "0x10"] {
+        let (ours, _) = pair.same(&format!("--dry-run --message-level 2 --vtop {at} vmcore a"));
+        assert!(ours.said().contains("VIRTUAL           PHYSICAL"), "{}", ours.said());
+    }
+}
+
+#[test]
+fn what_is_known_of_another_kernel_is_refused() {
+    let Some(pair) = Pair::new() else { return };
+    let (ours, _) = pair.both("-D --dry-run vmcore a");
+    let info: String = ours
+        .said()
+        .lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter(|line| line.contains('=') && !line.starts_with(' '))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(info.contains("OSRELEASE=") && info.contains("SIZE(page)="), "{info}");
+    for side in ["ours", "theirs"] {
+        let side = pair.dir.path().join(side);
+        std::fs::write(side.join("info"), &info).unwrap();
+        std::fs::write(side.join("other"), info.replace("OSRELEASE=", "OSRELEASE=9")).unwrap();
+        std::fs::write(side.join("nothing"), "x").unwrap();
+        std::fs::write(side.join("vmlinux"), "Linux version 4.4.4 (gcc)").unwrap();
+    }
+    pair.same("--dry-run -d 31 -i info vmcore a");
+    assert_eq!(pair.same("--dry-run -d 31 -i other vmcore a").0.code, Some(2));
+    pair.same("--dry-run -d 31 -i nothing vmcore a");
+    pair.same("--dry-run -d 31 -i absent vmcore a");
+    pair.same("--dry-run -d 31 -x absent vmcore a");
+    let words = ["-x", "vmlinux", "--dry-run", "vmcore", "a"].map(OsString::from);
+    assert_eq!(pair.run("ours", &words, b"").code, Some(2));
+}
+
+#[test]
 fn the_log_is_the_same() {
     let Some(pair) = Pair::new() else { return };
     let (ours, theirs) = pair.same("--dump-dmesg vmcore log");
@@ -361,6 +404,8 @@ fn the_log_is_the_same() {
     // 1.7.2 misreads a record that ends where the buffer does.
     assert_eq!(a.lines().count(), b.lines().count());
     assert!(a.lines().zip(b.lines()).filter(|(a, b)| a != b).count() <= 1, "{a}\n{b}");
+    let (ours, _) = pair.same("--dump-dmesg --partial-dmesg vmcore partial");
+    assert_eq!(std::fs::read_to_string(ours.file("partial")).unwrap(), a, "nobody cleared it");
     // As SUSE's kdump asks: the log to standard output, what it looks for to standard error.
     let (ours, _) = pair.both("-F --message-level 8 --dump-dmesg vmcore");
     assert_eq!(String::from_utf8_lossy(&ours.out), a);

@@ -17,6 +17,7 @@ use crate::addr::{PhysAddr, VirtAddr};
 use crate::problem::{Code, Problems};
 use crate::vmcore::{ReadError, Vmcore, Window};
 pub(crate) use arch::Seen;
+pub use arch::Step;
 use arch::Walker;
 
 /// The crashed kernel: a vmcore, and how its virtual addresses translate.
@@ -46,6 +47,13 @@ impl<'a> Kernel<'a> {
     /// Translates one address by walking the kernel's page tables.
     pub fn translate(&self, at: VirtAddr) -> Result<PhysAddr, ReadError> {
         Ok(self.resolve(at)?.0)
+    }
+    /// As [`Kernel::translate`], with the page-table entries that say so, from the top.
+    pub fn trace(&self, at: VirtAddr) -> (Vec<Step>, Result<PhysAddr, ReadError>) {
+        match &self.walker {
+            Some(walker) => walker.trace(self.vmcore, at),
+            None => (Vec::new(), self.translate(at)),
+        }
     }
     /// Reads virtual memory.
     pub fn read_virt(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), ReadError> {

@@ -41,6 +41,8 @@ pub struct Style {
     /// The ring buffer always knows. The kernel itself shows it only with CONFIG_PRINTK_CALLER, of which the vmcore does
     /// not tell; without it a log that has callers matches neither the console nor anybody's patterns.
     pub callers: bool,
+    /// Leaves out what was there when somebody last cleared the log (`dmesg --clear`).
+    pub since_clear: bool,
 }
 
 /// What was found.
@@ -98,9 +100,9 @@ pub fn write(
 ) -> Result<Log, LogError> {
     let mut out = text::Writer::new(out, style);
     let damage = if info.symbol("prb").is_some() {
-        ring::write(memory, info, &mut out)?
+        ring::write(memory, info, style.since_clear, &mut out)?
     } else if info.symbol("log_buf").is_some() {
-        records::write(memory, info, &mut out)?
+        records::write(memory, info, style.since_clear, &mut out)?
     } else {
         return Err(LogError::NoKeys);
     };

@@ -3,7 +3,7 @@
 use super::messages::{Messages, Meter};
 use super::options::{Options, To};
 use super::output::{self, File, Nowhere};
-use super::{Failure, report, seen};
+use super::{Failure, known, report, seen};
 use crate::addr::VirtAddr;
 use crate::byhand;
 use crate::engine::{Engine, EngineError, chain};
@@ -36,8 +36,9 @@ pub(super) fn open_engine<'a>(
     options: &Options,
     path: &Path,
     input: &'a Input,
+    info: &[u8],
 ) -> Result<Engine<'a>, Failure> {
-    let engine = Engine::open(input.source())
+    let engine = Engine::open_with_info(input.source(), info)
         .map_err(|e| Failure::new(format!("{}: {}", path.display(), chain(&e))))?;
     if options.messages.says(Messages::DEBUG) {
         options.messages.say(Messages::DEBUG, &seen::vmcore(&engine));
@@ -59,7 +60,9 @@ pub(super) fn dump(options: &Options, vmcore: &Path, to: &To) -> Result<(), Fail
         output::check(options, to)?;
     }
     let input = open_source(vmcore)?;
-    let mut engine = open_engine(options, vmcore, &input)?;
+    let info = known::text(options)?;
+    let mut engine = open_engine(options, vmcore, &input, &info)?;
+    known::check(options, &mut engine, &info)?;
     engine.threads = options.threads;
     if let Some(config) = &options.config {
         byhand::erase(&mut engine, config).map_err(Failure::new)?;

@@ -12,17 +12,18 @@
 mod dump;
 mod getopt;
 mod help;
+mod known;
 mod merge;
 mod messages;
 mod options;
 mod output;
 mod report;
 mod seen;
+mod usage;
 
 use crate::engine::chain;
 use crate::kernel::printk::Style;
-use crate::plan::{Compression, DumpSpec, Format};
-use messages::{Messages, Meter};
+use messages::Messages;
 use options::{Options, Parsed, Refusal, To, Work};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -39,6 +40,9 @@ struct Failure {
 }
 
 impl Failure {
+    /// Exit status when what is known of a kernel is of another than the vmcore's.
+    const OTHER_KERNEL: u8 = 2;
+
     fn new(text: impl Into<String>) -> Self {
         Self { code: 1, text: text.into() }
     }
@@ -47,7 +51,7 @@ impl Failure {
 /// Runs the command line `words`, the program's name left out.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().collect();
-    let Parsed { options, check, work } = options::parse(words.iter().cloned());
+    let Parsed { options, check, remark, work } = options::parse(words.iter().cloned());
     let messages = options.messages;
     let work = match work {
         Ok(Work::Help) => return print(help::HELP),
@@ -63,6 +67,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     start_log(messages);
+    if let Some(remark) = remark {
+        messages.error(&remark);
+    }
     let line: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     let version = help::VERSION.lines().next().unwrap_or_default();
     messages.say(Messages::DEBUG, &format!("{version}\ncommand line: makedumpfile {}\n\n", line.join(" ")));
@@ -113,19 +120,21 @@ fn run(options: &Options, work: &Work) -> Result<(), Failure> {
         Work::Help | Work::Version | Work::Check => Ok(()),
         Work::Dump { vmcore, to } => dump::dump(options, vmcore, to),
         Work::Dmesg { vmcore, to, partial } => dmesg(options, vmcore, to, *partial),
-        Work::MemUsage { kcore } => mem_usage(options, kcore),
+        Work::MemUsage { kcore } => usage::show(options, kcore),
         Work::Rearrange { out } => merge::rearrange(options, out),
         Work::Reassemble { parts, out } => merge::reassemble(options, parts, out),
-        Work::Generate { .. } => Err(Failure::new("makedumpfile: this is not there yet.")),
+        Work::Generate { out } => known::generate(options, out),
     }
 }
 
 /// `--dump-dmesg`.
-fn dmesg(options: &Options, vmcore: &Path, to: &To, _partial: bool) -> Result<(), Failure> {
+fn dmesg(options: &Options, vmcore: &Path, to: &To, partial: bool) -> Result<(), Failure> {
     output::check(options, to)?;
     let input = dump::open_source(vmcore)?;
-    let mut engine = dump::open_engine(options, vmcore, &input)?;
-    let style = Style::default();
+    let info = known::text(options)?;
+    let mut engine = dump::open_engine(options, vmcore, &input, &info)?;
+    known::check(options, &mut engine, &info)?;
+    let style = Style { since_clear: partial, ..Style::default() };
     let failed = |e| Failure::new(format!("{}: {}", vmcore.display(), chain(&e)));
     match to {
         To::Stdout => {
@@ -144,24 +153,5 @@ fn dmesg(options: &Options, vmcore: &Path, to: &To, _partial: bool) -> Result<()
         To::Split(_) => return Err(Failure::new("makedumpfile: a log is one file.")),
     }
     options.messages.common(&format!("\nThe dmesg log is saved to {}.", output::name(to)));
-    Ok(())
-}
-
-/// `--mem-usage`: what a dump of the running kernel would hold.
-fn mem_usage(options: &Options, kcore: &Path) -> Result<(), Failure> {
-    let input = dump::open_source(kcore)?;
-    let mut engine = dump::open_engine(options, kcore, &input)?;
-    engine.threads = options.threads;
-    let spec = DumpSpec {
-        file: "nothing".to_owned(),
-        level: 31,
-        format: Format::Kdump,
-        compression: Compression::None,
-    };
-    let meter = Meter::new(options.messages);
-    let report = engine.dump(&spec, &output::Nowhere, &meter);
-    meter.end();
-    let report = report.map_err(|e| Failure::new(chain(&e)))?;
-    options.messages.say(Messages::COMMON, &report::mem_usage(&report));
     Ok(())
 }

@@ -235,6 +235,8 @@ pub(super) struct Parsed {
     pub options: Options,
     /// Nothing is to be done but to check.
     pub check: bool,
+    /// What was taken otherwise than it may have been meant.
+    pub remark: Option<String>,
     /// What, or why not.
     pub work: Result<Work, Refusal>,
 }
@@ -264,6 +266,7 @@ struct Given {
     bad_value: Option<String>,
     /// Values that are no numbers and were taken for one all the same.
     sloppy: Option<String>,
+    remark: Option<String>,
     operands: Vec<PathBuf>,
 }
 
@@ -293,7 +296,7 @@ pub(super) fn parse(words: impl IntoIterator<Item = OsString>) -> Parsed {
         }
         None => given.work(),
     };
-    Parsed { options: given.options, check: given.check, work }
+    Parsed { options: given.options, check: given.check, remark: given.remark, work }
 }
 
 impl Given {
@@ -402,12 +405,11 @@ impl Given {
         self.options.compression = self.codec.map_or(Compression::None, Codec::compression);
         match self.sloppy.take() {
             Some(why) if self.check => Err(Refusal::Value(why)),
-            Some(why) => {
-                self.options.messages.error(&why);
+            None if self.check => Ok(Work::Check),
+            sloppy => {
+                self.remark = sloppy;
                 Ok(work)
             }
-            None if self.check => Ok(Work::Check),
-            None => Ok(work),
         }
     }
 

@@ -42,18 +42,18 @@ Write bytes     : {}
 }
 
 /// The classes that makedumpfile tells apart.
-struct Shown {
-    zero: u64,
-    cache: u64,
-    cache_private: u64,
-    user: u64,
-    free: u64,
+pub(super) struct Shown {
+    pub zero: u64,
+    pub cache: u64,
+    pub cache_private: u64,
+    pub user: u64,
+    pub free: u64,
     hwpoison: u64,
     offline: u64,
 }
 
 impl Shown {
-    fn new(account: &Account) -> Self {
+    pub fn new(account: &Account) -> Self {
         // No `..`: a reason that is added to the account has to be added here.
         let Account {
             present: _,
@@ -74,27 +74,4 @@ impl Shown {
         let (user, free) = (user.saturating_add(hugetlb), free.saturating_add(unaccepted));
         Self { zero, cache, cache_private, user, free, hwpoison, offline }
     }
-}
-
-/// `--mem-usage`.
-pub(super) fn mem_usage(report: &DumpReport) -> String {
-    let pages = &report.pages;
-    let Shown { zero, cache, cache_private, user, free, .. } = Shown::new(pages);
-    let mut text = String::from("\nTYPE\t\tPAGES\t\t\tEXCLUDABLE\tDESCRIPTION\n");
-    text.push_str("----------------------------------------------------------------------\n");
-    for (name, pages, excludable, what) in [
-        ("ZERO\t", zero, "yes", "Pages filled with zero"),
-        ("NON_PRI_CACHE", cache, "yes", "Cache pages without private flag"),
-        ("PRI_CACHE", cache_private, "yes", "Cache pages with private flag"),
-        ("USER\t", user, "yes", "User process pages"),
-        ("FREE\t", free, "yes", "Free pages"),
-        ("KERN_DATA", pages.kept, "no", "Dumpable kernel data "),
-    ] {
-        text.push_str(&format!("{name}\t{pages:<16}\t{excludable}\t\t{what}\n"));
-    }
-    let bytes = pages.present.saturating_mul(report.page_size);
-    text.push_str(&format!("\npage size:\t\t{:<16}\n", report.page_size));
-    text.push_str(&format!("Total pages on system:\t{:<16}\n", pages.present));
-    text.push_str(&format!("Total size on system:\t{bytes:<16} Byte\n"));
-    text
 }

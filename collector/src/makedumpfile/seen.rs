@@ -1,6 +1,6 @@
 //! What is seen in a vmcore, for `--message-level 8`: scripts take `OSRELEASE=` and `CRASHTIME=` from it.
 
-use crate::addr::VirtAddr;
+use crate::addr::{PhysAddr, VirtAddr};
 use crate::engine::Engine;
 
 /// Segments, VMCOREINFO and what follows from them.
@@ -28,14 +28,15 @@ pub(super) fn vmcore(engine: &Engine<'_>) -> String {
 
 /// How an address translates.
 pub(super) fn translation(engine: &mut Engine<'_>, at: VirtAddr) -> String {
-    let phys = engine.translate(at);
-    let phys = match &phys {
-        Ok(phys) => phys.get(),
-        Err(_) => u64::MAX,
-    };
-    format!(
-        "\nTranslating virtual address {:x} to physical address.\nVIRTUAL           PHYSICAL\n{:16x}  {phys:x}\n\n",
-        at.get(),
-        at.get(),
-    )
+    let (steps, phys) = engine.trace(at);
+    let at = at.get();
+    let mut text = format!("\nTranslating virtual address {at:x} to physical address.\n");
+    for (depth, step) in steps.iter().enumerate() {
+        // With four levels the top one has the place of x86's P4D; everybody calls it the PGD.
+        let level = if depth == 0 { "PGD" } else { step.level };
+        text.push_str(&format!("  {level:<4}:{:17x} =>{:17x}\n", step.at, step.entry));
+    }
+    let phys = phys.map_or(u64::MAX, PhysAddr::get);
+    text.push_str(&format!("VIRTUAL           PHYSICAL\n{at:16x}  {phys:x}\n\n"));
+    text
 }

@@ -184,16 +184,25 @@ const MAX_END_PFN: u64 = 1 << 36;
 impl<'a> Vmcore<'a> {
     /// Reads headers, notes and VMCOREINFO.
     pub fn open(source: &'a dyn ReadAt, problems: &mut Problems) -> Result<Self, VmcoreError> {
+        Self::open_with_info(source, b"", problems)
+    }
+    /// As [`Vmcore::open`]; `more` is VMCOREINFO from elsewhere, as text. The vmcore's own, which the dead kernel wrote
+    /// itself, comes first: `more` tells what it lacks. A vmcore without any gets a note with all of `more`.
+    pub fn open_with_info(
+        source: &'a dyn ReadAt,
+        more: &[u8],
+        problems: &mut Problems,
+    ) -> Result<Self, VmcoreError> {
         for complaint in source.complaints() {
             problems.push(complaint.code, complaint.message.clone());
         }
         if let Some(image) = source.image() {
-            return Self::of_image(source, image, problems);
+            return Self::of_image(source, image, more, problems);
         }
         let headers = elf::read(source, problems)?;
-        let notes = read_notes(source, &headers, problems);
+        let mut notes = read_notes(source, &headers, problems);
+        let info = parse_info(&mut notes, headers.endian, more, problems);
         let vmcoreinfo = notes.vmcoreinfo.clone();
-        let info = parse_info(&notes, problems);
         let page = page_size(&info, vmcoreinfo.is_some(), headers.machine, problems)?;
         let limit = end_limit(&info, page);
         let mut segments = Vec::with_capacity(headers.loads.len());
@@ -228,6 +237,7 @@ impl<'a> Vmcore<'a> {
     fn of_image(
         source: &'a dyn ReadAt,
         image: &'a Image,
+        more: &[u8],
         problems: &mut Problems,
     ) -> Result<Self, VmcoreError> {
         let mut notes = notes::Found::default();
@@ -240,7 +250,7 @@ impl<'a> Vmcore<'a> {
         if notes.vmcoreinfo.is_none() && !image.vmcoreinfo.is_empty() {
             notes.add_vmcoreinfo(&image.vmcoreinfo, image.endian);
         }
-        let info = parse_info(&notes, problems);
+        let info = parse_info(&mut notes, image.endian, more, problems);
         let runs = image.present_runs(problems);
         let address = |pfn: Pfn| image.page.addr_of(pfn).map_or(u64::MAX, PhysAddr::get);
         let segments: Vec<_> = runs
@@ -330,6 +340,32 @@ impl<'a> Vmcore<'a> {
     /// The PT_LOADs as the file orders them.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
+    }
+    /// Takes a stretch of physical memory out of an ELF file's, as if the file did not hold it.
+    pub fn leave_out(&mut self, start: PhysAddr, end: PhysAddr) {
+        if !matches!(self.backing, Backing::Extents(_)) {
+            return;
+        }
+        let cut = |s: &Segment, from: u64, to: u64| {
+            let skip = from.checked_sub(s.start.get()).filter(|_| from < to)?;
+            let file_len = s.file_len.min(to.saturating_sub(s.start.get())).saturating_sub(skip);
+            Some(Segment {
+                start: PhysAddr::new(from),
+                mem_len: to.saturating_sub(from),
+                file_len,
+                offset: s.offset.checked_add(skip)?,
+                virt: VirtAddr::new(s.virt.get().wrapping_add(skip)),
+            })
+        };
+        self.segments = std::mem::take(&mut self.segments)
+            .iter()
+            .flat_map(|s| {
+                let (first, last) = (s.start.get(), s.start.get().saturating_add(s.mem_len));
+                [cut(s, first, last.min(start.get())), cut(s, first.max(end.get()), last)]
+            })
+            .flatten()
+            .collect();
+        self.backing = Backing::Extents(extents::Extents::new(&self.segments));
     }
     /// All PT_NOTEs, one after the other, each padded to 4 bytes; malformed and unused ends left out.
     pub fn notes(&self) -> &[u8] {
@@ -452,7 +488,11 @@ impl<'a> Vmcore<'a> {
 }
 
 /// VMCOREINFO out of the notes.
-fn parse_info(notes: &notes::Found, problems: &mut Problems) -> VmcoreInfo {
+fn parse_info(notes: &mut notes::Found, endian: Endian, more: &[u8], problems: &mut Problems) -> VmcoreInfo {
+    let more = more.get(..more.len().min(MAX_VMCOREINFO)).unwrap_or_default();
+    if notes.vmcoreinfo.is_none() && !more.is_empty() {
+        notes.add_vmcoreinfo(more, endian);
+    }
     let mut text = notes.vmcoreinfo.clone().and_then(|r| notes.bytes.get(r)).unwrap_or_default();
     if text.len() > MAX_VMCOREINFO {
         problems.push(
@@ -461,7 +501,9 @@ fn parse_info(notes: &notes::Found, problems: &mut Problems) -> VmcoreInfo {
         );
         text = text.get(..MAX_VMCOREINFO).unwrap_or_default();
     }
-    VmcoreInfo::parse(text)
+    let mut info = VmcoreInfo::parse(text);
+    info.complete(&VmcoreInfo::parse(more));
+    info
 }
 
 /// Reads the PT_NOTEs. What cannot be read or makes no sense is left out.
@@ -549,7 +591,9 @@ fn segment(
 ) -> Option<Segment> {
     let elf::Program { offset, vaddr, paddr, filesz, memsz } = *load;
     let mem_len = memsz.max(filesz);
-    if mem_len == 0 {
+    // /proc/kcore has virtual memory that is nowhere in particular. Since Linux commit 464920104bf7 ("/proc/kcore: update
+    // physical address for kcore ram and text") (in v4.11) it says so.
+    if mem_len == 0 || paddr == u64::MAX {
         return None;
     }
     let what = || format!("PT_LOAD of {mem_len:#x} bytes at physical address {paddr:#x}");

@@ -213,3 +213,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_stretch_can_be_left_out() {
+    let file = Core::new(INFO)
+        .load(0x10_0000, (0..0x40_00_u32).map(|i| u8::try_from(i >> 12).unwrap()).collect())
+        .build();
+    let runs = |start: u64, end: u64| {
+        let mut vmcore = open(&file, &mut Problems::new()).unwrap();
+        vmcore.leave_out(PhysAddr::new(start), PhysAddr::new(end));
+        let mut page = vec![0; 4096];
+        for (from, to) in vmcore.present_runs() {
+            for pfn in from.get()..to.get() {
+                vmcore.read_page(Pfn::new(pfn), &mut page).unwrap();
+                assert_eq!(u64::from(page[0]), pfn - 0x100, "the right page");
+            }
+        }
+        vmcore.present_runs().iter().map(|(a, b)| (a.get(), b.get())).collect::<Vec<_>>()
+    };
+    assert_eq!(runs(0x10_1000, 0x10_2000), [(0x100, 0x101), (0x102, 0x104)]);
+    assert_eq!(runs(0, 0x10_1000), [(0x101, 0x104)]);
+    assert_eq!(runs(0x10_3000, u64::MAX), [(0x100, 0x103)]);
+    assert_eq!(runs(0x20_0000, 0x30_0000), [(0x100, 0x104)]);
+    assert_eq!(runs(0, u64::MAX), []);
+}

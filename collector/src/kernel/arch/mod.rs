@@ -12,6 +12,7 @@ mod s390x;
 mod walk;
 mod x86_64;
 
+pub use walk::Step;
 pub(crate) use walk::{Leaf, Seen, Walker};
 
 use crate::addr::VirtAddr;

@@ -1,6 +1,6 @@
 //! The walk through page tables, with what it saw last kept: consecutive addresses cost no further read.
 
-use super::{Arch, Entry, Place};
+use super::{Arch, Entry, Level, Place};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::vmcore::{ReadError, Vmcore};
 use std::sync::{Mutex, PoisonError};
@@ -82,6 +82,23 @@ impl Walker {
         leaf.resolve(untagged).ok_or_else(|| fault("the leaf does not hold it".to_owned()))
     }
 
+    /// Where `at` is, and the entries that say so, from the top.
+    pub fn trace(&self, vmcore: &Vmcore<'_>, at: VirtAddr) -> (Vec<Step>, Result<PhysAddr, ReadError>) {
+        let mut tables = Vec::new();
+        if let Place::Tables(untagged) = self.arch.place(at.get()) {
+            // What the walk says of a failure, `resolve` says too.
+            drop(walk(self.arch(), vmcore, VirtAddr::new(untagged), &mut tables));
+        }
+        let geometry = self.arch.tables();
+        let step = |(level, table): (&Level, &Table)| {
+            let offset = (at.get() >> level.shift & ((1_u64 << level.bits) - 1)).checked_mul(8)?;
+            let entry = geometry.endian.u64(&table.bytes, usize::try_from(offset).ok()?)?;
+            Some(Step { level: level.name, at: table.at.checked_add(offset)?, entry })
+        };
+        let steps = geometry.levels.iter().zip(&tables).map_while(step).collect();
+        (steps, self.resolve(vmcore, at).map(|(phys, _)| phys))
+    }
+
     /// How many bytes from `at` on have no translation for the reason that `at` has none; 0 when it has one.
     pub fn gap(&self, seen: &mut Seen, vmcore: &Vmcore<'_>, at: VirtAddr) -> u64 {
         let untagged = match self.arch.place(at.get()) {
@@ -103,6 +120,17 @@ impl Walker {
 pub(super) fn probe(arch: &dyn Arch, vmcore: &Vmcore<'_>, at: VirtAddr) -> Option<PhysAddr> {
     let leaf = walk(arch, vmcore, at, &mut Vec::new()).ok()?;
     leaf.resolve(at.get()).map(|(phys, _)| phys)
+}
+
+/// An entry of a page table that a walk came by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The level's name: `PGD`, `PTE`.
+    pub level: &'static str,
+    /// The entry's physical address.
+    pub at: u64,
+    /// The entry.
+    pub entry: u64,
 }
 
 /// Why a walk ended early.

@@ -44,10 +44,11 @@ impl Layout {
     }
 }
 
-/// Writes all records. Returns what was damaged.
+/// Writes all records, or those since the log was last cleared. Returns what was damaged.
 pub(super) fn write(
     memory: &dyn Memory,
     info: &VmcoreInfo,
+    since_clear: bool,
     out: &mut Writer<'_>,
 ) -> Result<Option<String>, LogError> {
     let keys = Keys(info);
@@ -68,6 +69,18 @@ pub(super) fn write(
     }
 
     let mut index = first;
+    if since_clear {
+        let cleared = area.int(keys.symbol("clear_idx")?, 4)?;
+        // What was there then may have been overwritten since: then everything is younger.
+        let there = if first <= next {
+            (first..=next).contains(&cleared)
+        } else {
+            cleared <= next || (first..=size).contains(&cleared)
+        };
+        if there {
+            index = cleared;
+        }
+    }
     // Every step but one wrap consumes bytes of the buffer, so the walk ends.
     let mut wrapped = false;
     let mut consumed: u64 = 0;

@@ -45,6 +45,7 @@ struct Layout {
     info_size: u64,
     ts_nsec: u64,
     text_len: u64,
+    seq: Option<u64>,
     caller_id: Option<u64>,
 }
 
@@ -61,6 +62,7 @@ impl Layout {
             info_size: keys.size("printk_info")?,
             ts_nsec: keys.offset("printk_info.ts_nsec")?,
             text_len: keys.offset("printk_info.text_len")?,
+            seq: info.offset("printk_info.seq"),
             caller_id: info.offset("printk_info.caller_id"),
         })
     }
@@ -133,15 +135,31 @@ impl Ring {
     }
 }
 
-/// Writes all records. Returns what was damaged.
+/// The number of the first record after the log was last cleared.
+///
+/// A plain number until Linux commit 7d7a23a91c91 ("printk: use seqcount_latch for clear_seq") (in v5.13); since then two of
+/// them, and a sequence counter before them whose lowest bit says which one is valid.
+fn cleared(memory: &dyn Memory, info: &VmcoreInfo) -> Result<u64, LogError> {
+    let what = "clear_seq";
+    let at = Keys(info).symbol(what)?;
+    let mut area = Area::new(memory, what);
+    let Some(val) = info.offset("latched_seq.val") else { return area.int(at, 8) };
+    let which = area.int(at, 4)? & 1;
+    area.int(plus(what, at, val.saturating_add(which * 8))?, 8)
+}
+
+/// Writes all records, or those since the log was last cleared. Returns what was damaged.
 pub(super) fn write(
     memory: &dyn Memory,
     info: &VmcoreInfo,
+    since_clear: bool,
     out: &mut Writer<'_>,
 ) -> Result<Option<String>, LogError> {
     let layout = Layout::new(info)?;
     let ring = Ring::new(memory, info)?;
+    let since = if since_clear { cleared(memory, info)? } else { 0 };
     let mut walk = Walk {
+        since,
         descs: Area::new(memory, "descriptors"),
         infos: Area::new(memory, "infos"),
         data: Area::new(memory, "text"),
@@ -176,6 +194,8 @@ fn with_cause(error: &LogError) -> String {
 }
 
 struct Walk<'a> {
+    /// Records with a smaller number are left out.
+    since: u64,
     descs: Area<'a>,
     infos: Area<'a>,
     data: Area<'a>,
@@ -199,6 +219,12 @@ impl Walk<'_> {
         let next = self.descs.int(plus(what, desc, layout.next)?, ring.long)?;
 
         let info = plus(what, ring.infos, slot.saturating_mul(layout.info_size))?;
+        if self.since > 0
+            && let Some(offset) = layout.seq
+            && self.infos.int(plus(what, info, offset)?, 8)? < self.since
+        {
+            return Ok(());
+        }
         let time = self.infos.int(plus(what, info, layout.ts_nsec)?, 8)?;
         let text_len = self.infos.int(plus(what, info, layout.text_len)?, 2)?;
         let caller = match layout.caller_id {

@@ -91,6 +91,7 @@ impl Ring {
             ("prb_desc.text_blk_lpos", 24),
             ("prb_data_blk_lpos.begin", 0),
             ("prb_data_blk_lpos.next", 8),
+            ("printk_info.seq", 0),
             ("printk_info.ts_nsec", 8),
             ("printk_info.text_len", 16),
             ("printk_info.caller_id", 20),
@@ -165,7 +166,7 @@ fn the_ring_is_read_in_order_and_only_what_is_committed() {
     assert_eq!(log.unwrap().records, 4);
     assert!(problems.is_empty(), "{problems:?}");
 
-    let (_, text, _) = log_of(&ring.ram, &Ring::keys(), Style { callers: true });
+    let (_, text, _) = log_of(&ring.ram, &Ring::keys(), Style { callers: true, ..Style::default() });
     let firsts: Vec<_> = text.lines().map(|l| l.get(..24).unwrap_or(l)).collect();
     assert_eq!(firsts[0], "[    0.000000][    T1] f");
     assert_eq!(firsts[1], "[   12.345678][    C3] s");
@@ -302,7 +303,7 @@ fn records_are_read_across_the_end_of_the_buffer() {
         assert_eq!(text, "[    0.000000] old\n               second\n[    1.000000] new\n", "{name}");
         assert_eq!(log.unwrap().records, 2);
         assert!(problems.is_empty(), "{problems:?}");
-        let (_, text, _) = log_of(&ram, &keys, Style { callers: true });
+        let (_, text, _) = log_of(&ram, &keys, Style { callers: true, ..Style::default() });
         assert_eq!(text.contains("[    T7] new"), with_caller, "{name}");
     }
 }
@@ -342,4 +343,42 @@ fn an_output_that_fails_is_an_error() {
     let info = VmcoreInfo::parse(Ring::keys().as_bytes());
     let failed = write(&ring.ram, &info, Style::default(), &mut Full, &mut Problems::new());
     assert!(matches!(failed, Err(LogError::Output(_))));
+}
+
+#[test]
+fn a_log_that_was_cleared_begins_there_when_asked() {
+    let mut ring = Ring::new(4, 10, 5, 0);
+    let texts = ["one", "two", "three"];
+    let ids = texts.map(|text| ring.add(2, text.as_bytes(), 0, 1));
+    for (seq, id) in ids.iter().enumerate() {
+        let info = INFOS + ring.slot(*id) * 88;
+        ring.ram.put64(info, 100 + seq as u64);
+    }
+    ring.set_ends(ids[0], ids[2]);
+    let partial = Style { since_clear: true, ..Style::default() };
+    // As plain number, and as two numbers of which the first or the second is valid.
+    ring.ram.put64(0x60, 101);
+    let symbol = format!("{}SYMBOL(clear_seq)={:x}\n", Ring::keys(), BASE + 0x60);
+    let lines = |ring: &Ring, keys: &str| log_of(&ring.ram, keys, partial).1.lines().count();
+    assert_eq!(lines(&ring, &symbol), 2);
+    let latched = format!("{symbol}OFFSET(latched_seq.val)=8\n");
+    for (which, seq, want) in [(6, [102, 0], 1), (7, [0, 101], 2), (0, [0, 102], 3), (0, [103, 0], 0)] {
+        ring.ram.put64(0x60, which);
+        ring.ram.put64(0x68, seq[0]);
+        ring.ram.put64(0x70, seq[1]);
+        assert_eq!(lines(&ring, &latched), want, "{which} {seq:?}");
+    }
+    let missing = log_of(&ring.ram, &Ring::keys(), partial).0;
+    assert!(matches!(missing, Err(LogError::MissingKey(key)) if key.contains("clear_seq")));
+
+    // Records: from clear_idx, unless that has been overwritten since.
+    let (mut ram, keys) = records("printk_log", 0x200, 0, 0, false);
+    let second = put_record(&mut ram, 0, 0, b"one", 16);
+    let end = put_record(&mut ram, second, 0, b"two", 16);
+    ram.put(24, &u32::try_from(end).unwrap().to_le_bytes());
+    let keys = format!("{keys}SYMBOL(clear_idx)={:x}\n", BASE + 32);
+    for (cleared, want) in [(0, 2), (second, 1), (end, 0), (0x1f0, 2)] {
+        ram.put(32, &u32::try_from(cleared).unwrap().to_le_bytes());
+        assert_eq!(log_of(&ram, &keys, partial).1.lines().count(), want, "{cleared:#x}");
+    }
 }
