@@ -92,6 +92,16 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Whether [`main`] understands a command line; does nothing of what it says.
+pub fn understands(words: impl IntoIterator<Item = OsString>) -> bool {
+    let mut words = words.into_iter();
+    let name = words.next().unwrap_or_default();
+    match Path::new(&name).file_name().and_then(OsStr::to_str) {
+        Some("makedumpfile") => crate::makedumpfile::understands(words),
+        _ => parse(words).is_ok(),
+    }
+}
+
 /// Runs this program's own command line. Messages go to standard error.
 fn own(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let order = match parse(args) {

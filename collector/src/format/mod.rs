@@ -16,8 +16,8 @@ pub mod reassemble;
 pub mod split;
 pub mod stream;
 
-pub use codec::DecodeError;
 pub use codec::lz4::Lz4;
+pub use codec::{DecodeError, Decoder, Encoder};
 pub use pages::{PageReader, PageSource};
 
 use crate::addr::{FileOffset, Pfn};

@@ -48,6 +48,11 @@ impl Failure {
     }
 }
 
+/// Whether [`main`] understands these words.
+pub(crate) fn understands(words: impl IntoIterator<Item = OsString>) -> bool {
+    options::parse(words).work.is_ok()
+}
+
 /// Runs the command line `words`, the program's name left out.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().collect();

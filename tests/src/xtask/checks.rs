@@ -11,7 +11,8 @@ use std::process::{Command, Stdio};
 /// Most bytes of the stripped static collector, which is in every image: 3 MiB.
 const COLLECTOR_LIMIT: u64 = 3 << 20;
 
-fn cargo(verb: &str) -> Command {
+/// Cargo, in the checkout.
+pub(super) fn cargo(verb: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(workspace()).arg(verb);
     cargo

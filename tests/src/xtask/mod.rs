@@ -4,6 +4,7 @@ mod bench;
 mod checks;
 mod demo;
 mod figures;
+mod fuzz;
 mod setup;
 mod test;
 mod vm;
@@ -70,6 +71,12 @@ const VERBS: &[Verb] = &[
         help: "our speed and makedumpfile's, in turn, as tables; `bench --help`",
         needs: setup::For::Demo,
         run: bench::bench,
+    },
+    Verb {
+        name: "fuzz",
+        help: "libFuzzer on each target; `fuzz --seconds N --jobs N TARGET...`",
+        needs: setup::For::Test,
+        run: fuzz::fuzz,
     },
     Verb {
         name: "setup",

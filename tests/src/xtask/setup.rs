@@ -32,6 +32,7 @@ const NEEDS: &[Need] = &[
         why: "links Rust programs, compiles zstd and liblzma",
         from: For::Build,
     },
+    Need { program: "g++", package: "g++", why: "compiles libFuzzer", from: For::Test },
     Need { program: "strip", package: "binutils", why: "strips the static programs", from: For::Build },
     Need {
         program: "nm",

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, counted. `.ci/run` is this.
 
-use super::{checks, vm};
+use super::{checks, fuzz, vm};
 use crate::vm::runner::Tally;
 use anyhow::Result;
 use std::time::Instant;
@@ -20,6 +20,7 @@ pub fn test(_: &[String]) -> Result<()> {
         tally.add(timed(name, || check().map(|()| Tally { passed: 1, ..Tally::default() })));
     }
     tally.add(timed("unit", || checks::tests(&[])));
+    tally.add(timed("fuzz", fuzz::brief));
     tally.add(timed("vm", vm::all));
     // A skipped test is as good as a failed one where everything is there to run it.
     let good = tally.failed == 0 && (tally.skipped == 0 || std::env::var_os("CI").is_none());
