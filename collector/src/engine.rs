@@ -7,7 +7,7 @@ use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split}
 use crate::kernel::printk;
 use crate::kernel::{Kernel, Step};
 use crate::manifest::{CrashedKernel, DumpReport};
-use crate::plan::{DumpSpec, Format};
+use crate::plan::{Compression, DumpSpec, Format};
 use crate::problem::{Code, Problems};
 use crate::progress::{Progress, Silent};
 use crate::vmcore::{ReadAt, ReadError, Vmcore, VmcoreError};
@@ -341,7 +341,9 @@ impl<'a> Engine<'a> {
             }
             (format, Some((_, selection))) => {
                 let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: *threads };
-                if format == Format::Elf {
+                if format == Format::Elf && spec.compression == Compression::Lz4 {
+                    elf::write_lz4(&job, vmcore, record, sink, problems)
+                } else if format == Format::Elf {
                     elf::write(&job, vmcore, record, sink, problems)
                 } else {
                     let about =

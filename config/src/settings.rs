@@ -156,7 +156,7 @@ struct RawDump {
     file: Spanned<String>,
     level: Option<Spanned<i64>>,
     format: Option<Format>,
-    compression: Option<Compression>,
+    compression: Option<Spanned<Compression>>,
 }
 
 #[derive(Deserialize)]
@@ -318,11 +318,26 @@ impl Check<'_> {
             if dumps.iter().any(|d| d.file == file) {
                 self.complain(span, format!("two dumps are called {file:?}"), "give each its own `file`");
             }
+            let format = one.format.unwrap_or(default.format);
+            if let Some(asked) = &one.compression {
+                let advice = match (format, asked.get_ref()) {
+                    (Format::Kdump, Compression::Lz4) => Some("choose lzo or zstd, or format = \"elf\""),
+                    (Format::Elf, Compression::None | Compression::Lz4)
+                    | (Format::Raw, Compression::None) => None,
+                    (Format::Kdump, _) => None,
+                    (Format::Elf, _) => Some("choose lz4 or none, or format = \"kdump\""),
+                    (Format::Raw, _) => Some("choose none, or format = \"kdump\""),
+                };
+                if let Some(advice) = advice {
+                    let what = format!("{format:?} dumps cannot be compressed with {}", asked.get_ref());
+                    self.complain(asked.span(), what.to_lowercase(), advice);
+                }
+            }
             dumps.push(DumpSpec {
                 file,
                 level,
-                format: one.format.unwrap_or(default.format),
-                compression: one.compression.unwrap_or(default.compression),
+                format,
+                compression: one.compression.map_or(default.compression, Spanned::into_inner),
             });
         }
         dumps

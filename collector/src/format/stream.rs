@@ -132,6 +132,34 @@ impl<W: Write + Send> DumpSink for Plain<W> {
     }
 }
 
+/// Lends a sink to what writes a stream: bytes one after the other, from the start.
+pub(super) struct Onward<'s> {
+    sink: &'s dyn DumpSink,
+    at: u64,
+}
+
+impl<'s> Onward<'s> {
+    /// From position 0 on.
+    pub fn new(sink: &'s dyn DumpSink) -> Self {
+        Self { sink, at: 0 }
+    }
+    /// Bytes written.
+    pub fn written(&self) -> u64 {
+        self.at
+    }
+}
+
+impl Write for Onward<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sink.write_at(FileOffset::new(self.at), bytes)?;
+        self.at = self.at.checked_add(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     /// The file that a flattened stream stands for; panics when it is not whole, or says something twice.

@@ -15,6 +15,8 @@ mod head;
 mod pieces;
 
 use super::batch::{Batch, Batches};
+use super::codec::lz4::Lz4;
+use super::stream::{Onward, Plain};
 use super::{DumpSink, Job, PageReader, SinkFailure, Written, is_zero};
 use crate::addr::{FileOffset, Pfn};
 use crate::filter::{Account, Bitmap, Level};
@@ -82,6 +84,22 @@ pub fn write(
     let written = Written { bytes: shared.end.load(Ordering::Relaxed), account };
     match outcome {
         Ok(()) => Ok(written),
+        Err(source) => Err(SinkFailure { source, written }),
+    }
+}
+
+/// Writes a dump as one LZ4 frame, which `lz4 -d` turns into what [`write`] writes. A frame without its end is incomplete.
+pub fn write_lz4(
+    job: &Job<'_>,
+    vmcore: &Vmcore<'_>,
+    erased: &[u8],
+    sink: &dyn DumpSink,
+    problems: &mut Problems,
+) -> Result<Written, SinkFailure> {
+    let stream = Plain::new(Lz4::new(Onward::new(sink)));
+    let written = write(job, vmcore, erased, &stream, problems)?;
+    match stream.into_inner().finish() {
+        Ok(onward) => Ok(Written { bytes: onward.written(), ..written }),
         Err(source) => Err(SinkFailure { source, written }),
     }
 }

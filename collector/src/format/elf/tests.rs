@@ -108,6 +108,15 @@ fn write_to(
     level: u8,
     sink: &dyn DumpSink,
 ) -> Result<Written, SinkFailure> {
+    write_with(file, keep, level, |job, vmcore, problems| write(job, vmcore, &[], sink, problems))
+}
+
+fn write_with(
+    file: &Vec<u8>,
+    keep: impl Fn(u64) -> bool,
+    level: u8,
+    write: impl FnOnce(&Job<'_>, &Vmcore<'_>, &mut Problems) -> Result<Written, SinkFailure>,
+) -> Result<Written, SinkFailure> {
     let mut problems = Problems::new();
     let vmcore = Vmcore::open(file, &mut problems).unwrap();
     let mut present = Bitmap::new(vmcore.end_pfn().get());
@@ -126,7 +135,7 @@ fn write_to(
         progress: &Silent,
         threads: 1 + file.len() % 3,
     };
-    let outcome = write(&job, &vmcore, &[], sink, &mut problems);
+    let outcome = write(&job, &vmcore, &mut problems);
     let account = match &outcome {
         Ok(w) => w.account,
         Err(f) => f.written.account,
@@ -179,6 +188,15 @@ proptest! {
         let into_pipe = write_to(&file, keep, u8::from(zeros), &pipe).unwrap();
         prop_assert_eq!(into_pipe, written);
         prop_assert!(pipe.into_inner() == sink.bytes);
+
+        // As an LZ4 frame.
+        let packed = crate::format::stream::Plain::new(Vec::new());
+        let report = write_with(&file, keep, u8::from(zeros), |job, vmcore, problems| write_lz4(job, vmcore, &[], &packed, problems)).unwrap();
+        let packed = packed.into_inner();
+        prop_assert_eq!((report.account, report.bytes), (written.account, packed.len() as u64));
+        let mut unpacked = Vec::new();
+        io::Read::read_to_end(&mut lz4_flex::frame::FrameDecoder::new(&packed[..]), &mut unpacked).unwrap();
+        prop_assert!(unpacked == sink.bytes);
 
         // A full disk: what is counted as kept is there, and the file says that it is not all.
         let mut small = Sink::with_room(room.index(sink.used()));
