@@ -27,11 +27,14 @@ const WITH_CONTENTS: [u8; 2] = [0, 31];
 /// No guest and no tool here may take longer.
 const LIMIT: Duration = Duration::from_secs(240);
 
+/// MiB of the guest's ext4.
+const FILES_MIB: u64 = 64;
+
 /// Page cache with and without private data, tmpfs, anonymous memory, transparent huge pages, hugetlb in use and idle (where
 /// the CPU has them), inodes; and some of each given back. With nothing but busybox: there is no compiler for the guest.
 const POPULATE: &str = r#"
 mount -t tmpfs -o size=64m tmp /tmp
-mount -t ext4 /dev/vda /mnt
+mount -t ext4 $files /mnt
 thp=/sys/kernel/mm/transparent_hugepage/enabled
 if [ -e $thp ]; then echo always > $thp; fi
 huge=$(awk '/Hugepagesize/{print $2}' /proc/meminfo)
@@ -67,7 +70,7 @@ fn init(architecture: &Architecture) -> String {
     let flags = match architecture.judge {
         Judge::Makedumpfile => "",
         Judge::PageFlags => {
-            "for i in 1 2; do dd if=/proc/kpageflags of=/dev/vdb bs=64k conv=notrunc,fsync 2>/dev/null; done\n"
+            "for i in 1 2; do dd if=/proc/kpageflags of=$spare bs=64k conv=notrunc,fsync 2>/dev/null; done\n"
         }
     };
     format!(
@@ -78,14 +81,18 @@ mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 # One line a message of the script, and none of the kernel's chatter in between, but all of it in the log.
 echo 4 > /proc/sys/kernel/printk
 for m in /lab/modules/*.ko; do insmod $m; done
-n=0; while [ ! -b /dev/vda ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
+n=0; while [ ! -b /dev/vda -o ! -b /dev/vdb ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
+# Disks are found in any order.
+for disk in vda vdb; do
+  if [ $(cat /sys/block/$disk/size) = {} ]; then files=/dev/$disk; else spare=/dev/$disk; fi
+done
 section() {{
   name=$1; shift
   echo \"LAB-BEGIN $name\"; \"$@\" 2>&1; echo \"LAB-END $name $?\"
 }}
 if [ -e /proc/vmcore ]; then
   section size stat -c %s /proc/vmcore
-  section copy dd if=/proc/vmcore of=/dev/vdb bs=1M
+  section copy dd if=/proc/vmcore of=$spare bs=1M
   sync; poweroff -f
 fi
 echo LAB-UP
@@ -93,7 +100,8 @@ echo LAB-UP
 {arm}echo LAB-CRASH
 usleep 500000
 {flags}echo c > /proc/sysrq-trigger
-"
+",
+        FILES_MIB * 2048
     )
 }
 
@@ -158,7 +166,7 @@ fn death(machine: &Machine<'_>) -> Result<()> {
 fn take<'a>(bench: &'a Bench<'_>, foreign: &'a Foreign, dir: &Path) -> Result<Taking<'a>> {
     let architecture = foreign.architecture;
     let (log, core) = (dir.join("console.log"), dir.join("vmcore"));
-    let ext4 = Disk::create(&dir.join("ext4.img"), 64, Contents::Ext4)?;
+    let ext4 = Disk::create(&dir.join("ext4.img"), FILES_MIB, Contents::Ext4)?;
     // The crash kernel's copy of memory, whole; or the flags of its pages.
     let (second, size, cmdline) = match architecture.taken {
         Taken::Kdump => (core.clone(), MEMORY, "crashkernel=256M panic=5"),

@@ -84,7 +84,9 @@ fn same(bench: &Bench<'_>, dump: &Path, raw: &RawCore, all: &PageSet, paging: bo
         command.args(["-f", "-d", &level.to_string()]).arg(dump).arg(&out);
         let (status, said) = talk(&mut command, "", LIMIT)?;
         ensure!(status.success(), "{} ended with {status}:\n{said}", shown(&command));
-        ensure!(!said.contains("problem"), "{}: {said}", shown(&command));
+        // The memory of devices, which QEMU dumps as well, is in no mem_map.
+        let foreign = said.lines().find(|l| l.contains("VC") && !l.contains("no struct page: kept"));
+        ensure!(foreign.is_none(), "{}: {said}", shown(&command));
         let ours = KdumpFile::open(&out).map_err(|e| anyhow!(e))?;
         let faults = ours.check();
         ensure!(faults.is_empty(), "{}: {faults:#?}", shown(&command));
