@@ -64,6 +64,10 @@ pub(super) fn dump(options: &Options, vmcore: &Path, to: &To) -> Result<(), Fail
     let mut engine = open_engine(options, vmcore, &input, &info)?;
     known::check(options, &mut engine, &info)?;
     engine.threads = options.threads;
+    if options.exclude_vmemmap {
+        // After a crash a dump that is somewhat larger is worth more than none.
+        options.messages.error("-e: the struct pages of excluded pages are kept in the dump.");
+    }
     if let Some(config) = &options.config {
         byhand::erase(&mut engine, config).map_err(Failure::new)?;
     }

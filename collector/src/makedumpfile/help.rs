@@ -32,8 +32,6 @@ What is written:
   -c, -l, -p, -z           compress with zlib, lzo, snappy, zstd
   -E                       write an ELF core
   -F                       write to standard output, flattened; messages go to standard error
-  -e                       leave out the struct pages of what is left out: smaller, and crash cannot tell what the
-                           missing pages were
   --config FILE            erase what the rules of FILE name
 Where:
   -f                       overwrite DUMPFILE
@@ -54,7 +52,8 @@ What is said:
   -h, --help               this text
   -v                       version
 
--b, --cyclic-buffer, --work-dir and --non-mmap are accepted: nothing depends on them here.
+-b, --cyclic-buffer, --work-dir and --non-mmap are accepted: nothing depends on them here. So is -e, but the struct
+pages of what is left out are kept: with them crash can tell what the missing pages were.
 -X, --xen-syms, --xen-vmcoreinfo, --xen_phys_start, --diskset, --eppic and --extension are refused.
 
 Exit status: 0 done, 1 failed, 2 -i or -x is of another kernel than VMCORE.
