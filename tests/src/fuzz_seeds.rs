@@ -61,10 +61,10 @@ fn filled(mut spec: Spec) -> Core {
     spec.build()
 }
 
-/// The bases: their names and files. Names start with the container.
-pub fn bases() -> Result<Vec<(String, Vec<u8>)>> {
+/// Small machines with most kinds of pages, of several eras and of each architecture.
+pub fn machines() -> [(&'static str, Core); 13] {
     let extreme = Model::Extreme { preinit: false };
-    let machines = [
+    [
         ("x86_64-4.19", native("4.19", false, extreme)),
         ("x86_64-5.4-flat", native("5.4", false, Model::Flat)),
         ("x86_64-6.1-la57", native("6.1", true, extreme)),
@@ -85,7 +85,12 @@ pub fn bases() -> Result<Vec<(String, Vec<u8>)>> {
         ("s390x-relocated", foreign(Arch::S390x(S390x::new(3, Relocation::Told)), "6.12", Leaf::Page)),
         ("riscv64", foreign(Arch::Riscv64(Riscv64::new(48, false)), "6.12", Leaf::Page)),
         ("loongarch64", foreign(Arch::LoongArch64(LoongArch64::new(12, 3)), "6.9", Leaf::Page)),
-    ];
+    ]
+}
+
+/// The bases: their names and files. Names start with the container.
+pub fn bases() -> Result<Vec<(String, Vec<u8>)>> {
+    let machines = machines();
     let mut bases = Vec::new();
     for (name, core) in &machines {
         bases.push((format!("elf-{name}"), core.file.clone()));
@@ -222,6 +227,16 @@ fn notes(big: bool, text: &[u8]) -> Vec<u8> {
 
 /// A machine of eight pages, in a file small enough to be changed anywhere.
 fn little_elf(big: bool, text: &[u8]) -> Vec<u8> {
+    // Text, zeros, and a little of what cannot be compressed.
+    let mut memory: Vec<u8> = (0..0x1800_usize).map(|i| (i / 40).to_le_bytes()[0]).collect();
+    memory.resize(0x2800, 0);
+    let noise = (0..0x1000_usize).map(|i| ((i * i * 31) >> 5).to_le_bytes()[0]).collect();
+    elf_file(big, text, &[(0x1000, memory, 0x2800), (0x8000, noise, 0x3000)])
+}
+
+/// A vmcore of x86-64, or of s390x where `big`, with one CPU, this VMCOREINFO, and memory: physical address, bytes in the
+/// file, bytes of memory.
+pub fn elf_file(big: bool, text: &[u8], loads: &[(u64, Vec<u8>, u64)]) -> Vec<u8> {
     let notes = notes(big, text);
     let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     file[5] = if big { 2 } else { 1 };
@@ -235,26 +250,26 @@ fn little_elf(big: bool, text: &[u8]) -> Vec<u8> {
     for (value, len) in [(4, 2), (if big { 22 } else { 62 }, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4)] {
         put(value, len);
     }
-    for value in [64, 56, 3, 0, 0, 0] {
+    let headers = 1 + loads.len() as u64;
+    for value in [64, 56, headers, 0, 0, 0] {
         put(value, 2);
     }
-    let (notes_at, data_at) = (64 + 3 * 56, 64 + 3 * 56 + notes.len() as u64);
-    for (kind, at, phys, len, memory) in [
-        (4, notes_at, 0, notes.len() as u64, notes.len() as u64),
-        (1, data_at, 0x1000, 0x2800, 0x2800),
-        (1, data_at + 0x2800, 0x8000, 0x1000, 0x3000),
-    ] {
+    let notes_at = 64 + headers * 56;
+    let mut at = notes_at + notes.len() as u64;
+    let mut program = |kind, at, phys, len, memory| {
         put(kind, 4);
         put(7, 4);
         for value in [at, 0xffff_8880_0000_0000 + phys, phys, len, memory, 0] {
             put(value, 8);
         }
+    };
+    program(4, notes_at, 0, notes.len() as u64, notes.len() as u64);
+    for (phys, bytes, memory) in loads {
+        program(1, at, *phys, bytes.len() as u64, *memory);
+        at += bytes.len() as u64;
     }
     file.extend(notes);
-    // Text, zeros, and a little of what cannot be compressed.
-    file.extend((0..0x1800_usize).map(|i| (i / 40).to_le_bytes()[0]));
-    file.resize(file.len() + 0x1000, 0);
-    file.extend((0..0x1000_usize).map(|i| ((i * i * 31) >> 5).to_le_bytes()[0]));
+    loads.iter().for_each(|(_, bytes, _)| file.extend(bytes));
     file
 }
 

@@ -1,17 +1,24 @@
 //! An oracle for the kdump-compressed format, version 6, x86-64 byte order: reads a dump with nothing of the
 //! product's code, and checks everything that crash and libkdumpfile rely on.
 //!
-//! Codecs: raw and zstd, chosen page by page. Layout: diskdump.h of makedumpfile, header at 0, sub header at one
+//! Codecs: all, chosen page by page; zlib by flate2, lzo by `lzo_reader`. Layout: diskdump.h of makedumpfile, header at 0, sub header at one
 //! block, then bitmap 1 (memory that exists), bitmap 2 (pages in the dump), page descriptors, data.
 
 use crate::order::Order;
 use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Header status: the writer stopped early.
 pub const STATUS_INCOMPLETE: u32 = 0x08;
+/// Header status and page flag: zlib.
+pub const FLAG_ZLIB: u32 = 0x01;
+/// Header status and page flag: lzo1x.
+pub const FLAG_LZO: u32 = 0x02;
+/// Header status and page flag: Snappy.
+pub const FLAG_SNAPPY: u32 = 0x04;
 /// Header status and page flag: zstd.
 pub const FLAG_ZSTD: u32 = 0x20;
 
@@ -340,6 +347,16 @@ impl KdumpFile {
         let page = match desc.flags {
             0 => raw,
             FLAG_ZSTD => zstd::bulk::decompress(&raw, index(block)).map_err(|e| format!("zstd: {e}"))?,
+            FLAG_ZLIB => {
+                let mut page = Vec::new();
+                let stream = flate2::read::ZlibDecoder::new(raw.as_slice());
+                stream.take(block + 1).read_to_end(&mut page).map_err(|e| format!("zlib: {e}"))?;
+                page
+            }
+            FLAG_LZO => crate::lzo_reader::decompress(&raw, index(block))?,
+            FLAG_SNAPPY => {
+                snap::raw::Decoder::new().decompress_vec(&raw).map_err(|e| format!("snappy: {e}"))?
+            }
             other => return Err(format!("codec {other:#x} is beyond this reader")),
         };
         if page.len() as u64 == block { Ok(page) } else { Err(format!("decoded to {} bytes", page.len())) }

@@ -8,6 +8,7 @@ pub mod elf_reader;
 pub mod fuzz_seeds;
 pub mod kdump_reader;
 pub mod lab;
+pub mod lzo_reader;
 pub mod order;
 pub mod synth;
 pub mod vm;
