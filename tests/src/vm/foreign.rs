@@ -66,11 +66,12 @@ fn init(architecture: &Architecture) -> String {
             architecture.console
         ),
     };
-    // The first time the pages of the disk's own cache are taken, the second time nothing changes any more.
+    // The first time the pages of the disk's own cache are taken, the second time nothing changes any more; while it is open
+    // nothing gives them back.
     let flags = match architecture.judge {
         Judge::Makedumpfile => "",
         Judge::PageFlags => {
-            "for i in 1 2; do dd if=/proc/kpageflags of=$spare bs=64k conv=notrunc,fsync 2>/dev/null; done\n"
+            "exec 9< $spare; for i in 1 2; do dd if=/proc/kpageflags of=$spare bs=64k conv=notrunc,fsync 2>/dev/null; done\n"
         }
     };
     format!(
@@ -264,7 +265,7 @@ impl Taking<'_> {
     }
 
     /// The pages of each level are those that the kernel itself described, but for the few that changed between that and
-    /// its death (what `dd` had, and pages on their way to the LRU lists); the contents are the vmcore's.
+    /// its death (what `dd` and the panic itself had); the contents are the vmcore's.
     fn page_flags(&self) -> Result<Kept> {
         let flags = fs::read(self.dir.join("kpageflags"))?;
         let raw = RawCore::open(&self.core)?;
@@ -290,7 +291,7 @@ impl Taking<'_> {
                 less.len()
             );
             ensure!(
-                (more.len() + less.len()) * 200 < all.len(),
+                (more.len() + less.len()) * 500 < all.len(),
                 "level {level}: {} pages too many ({:x?}...), {} missing ({:x?}...)",
                 more.len(),
                 &more[..more.len().min(8)],
