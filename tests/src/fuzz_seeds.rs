@@ -207,6 +207,31 @@ pub fn seeds(target: &str, bases: &[(String, Vec<u8>)]) -> Result<Vec<(String, V
                 add(&number.to_string(), &[line.replace(' ', "\0").as_bytes()]);
             }
         }
+        "btf" => {
+            for big in [false, true] {
+                add(&format!("{big}"), &[&[u8::from(big)], &types(big)]);
+            }
+        }
+        "kallsyms" => {
+            for big in [false, true] {
+                let (keys, memory) = symbols(big);
+                for (name, keys) in
+                    [("told", keys.as_str()), ("found", keys.lines().next().unwrap_or_default())]
+                {
+                    let len = u16::try_from(keys.len())? | u16::from(big) << 15;
+                    add(&format!("{big}-{name}"), &[&len.to_be_bytes(), keys.as_bytes(), &memory]);
+                }
+            }
+        }
+        "rules" => {
+            let text = "# secrets\n[vmlinux]\nerase saved_command_line:char* size 256\nerase cred.uid nullify\n\
+                for task in init_task:task_struct.tasks within task_struct:tasks\n  erase task.comm\nendfor\n\
+                for k in keys via next.first\n  erase k.payload size k.len\nendfor\n[dm_crypt]\nerase crypt_config.key\n";
+            add("all", &[text.as_bytes()]);
+            for (number, line) in text.lines().enumerate() {
+                add(&number.to_string(), &[line.as_bytes()]);
+            }
+        }
         // A target nobody has seeds for starts from these few.
         _ => add("text", &[text]),
     }
@@ -223,6 +248,71 @@ fn notes(big: bool, text: &[u8]) -> Vec<u8> {
     notes.extend([&word(11)[..], &word(text.len()), &word(0), b"VMCOREINFO\0\0", text].concat());
     notes.resize(notes.len().next_multiple_of(4), 0);
     notes
+}
+
+/// Integers of a byte order, each with its length.
+fn integers(big: bool, values: &[(u64, usize)]) -> Vec<u8> {
+    let one = |(value, len): &(u64, usize)| {
+        if big { value.to_be_bytes()[8 - len..].to_vec() } else { value.to_le_bytes()[..*len].to_vec() }
+    };
+    values.iter().flat_map(one).collect()
+}
+
+/// A BTF blob: int, a pointer to what follows, a list_head, an array, an enumeration, a typedef, a variable.
+fn types(big: bool) -> Vec<u8> {
+    let strings = b"\0int\0list_head\0next\0prev\0pageflags\0PG_lru\0list_t\0init_task\0";
+    let name = |wanted: &str| {
+        let found =
+            strings.windows(wanted.len() + 1).position(|at| at == [wanted.as_bytes(), b"\0"].concat());
+        found.map_or(0, |at| at as u64)
+    };
+    let words = [
+        [name("int"), 1 << 24, 4, 32].as_slice(),
+        &[0, 2 << 24, 3],
+        &[name("list_head"), 4 << 24 | 2, 16, name("next"), 2, 0, name("prev"), 2, 64],
+        &[0, 3 << 24, 0, 3, 1, 7],
+        &[name("pageflags"), 6 << 24 | 1, 4, name("PG_lru"), 5],
+        &[name("list_t"), 8 << 24, 3],
+        &[name("init_task"), 14 << 24, 6, 1],
+    ]
+    .concat();
+    let len = words.len() as u64 * 4;
+    let head = [(0xeb9f, 2), (1, 1), (0, 1), (24, 4), (0, 4), (len, 4), (len, 4), (strings.len() as u64, 4)];
+    let words: Vec<(u64, usize)> = words.into_iter().map(|word| (word, 4)).collect();
+    [integers(big, &head), integers(big, &words), strings.to_vec()].concat()
+}
+
+/// A symbol table of four symbols at 0xffffffff81000000, as kernels since 6.4 lay it out, and VMCOREINFO's keys.
+fn symbols(big: bool) -> (String, Vec<u8>) {
+    let start = 0xffff_ffff_8100_0000_u64;
+    let table = [("T_stext", 0_u64), ("Dprb", 0x1000), ("Dinit_uts_ns", 0x2000), ("D__start_BTF", 0x3000)];
+    let mut keys = format!("SYMBOL(_stext)={start:x}\nSYMBOL(prb)={:x}\n", start + 0x1000);
+    let mut memory = integers(big, &[(table.len() as u64, 4), (0, 4)]);
+    let mut key =
+        |name: &str, at: usize| keys.push_str(&format!("SYMBOL(kallsyms_{name})={:x}\n", start + at as u64));
+    key("num_syms", 0);
+    key("names", memory.len());
+    for (name, _) in table {
+        memory.push(name.len().to_le_bytes()[0]);
+        memory.extend(name.as_bytes());
+    }
+    memory.resize(memory.len().next_multiple_of(8), 0);
+    memory.extend(integers(big, &[(0, 4), (0, 4)])); // one marker
+    key("token_table", memory.len());
+    let mut places = Vec::new();
+    let tokens = memory.len();
+    for byte in 0..=255_u8 {
+        places.push(((memory.len() - tokens) as u64, 2));
+        memory.extend([if byte == 0 { b'~' } else { byte }, 0]);
+    }
+    memory.resize(memory.len().next_multiple_of(8), 0);
+    key("token_index", memory.len());
+    memory.extend(integers(big, &places));
+    key("offsets", memory.len());
+    memory.extend(integers(big, &table.map(|(_, at)| (at, 4))));
+    key("relative_base", memory.len());
+    memory.extend(integers(big, &[(start, 8)]));
+    (keys, memory)
 }
 
 /// A machine of eight pages, in a file small enough to be changed anywhere.

@@ -14,6 +14,7 @@ mod containers;
 mod exercise;
 mod machine;
 mod options;
+mod symbols;
 
 pub use base::{Base, Bases};
 
@@ -40,6 +41,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "flattened", max_len: 64 << 10, run: containers::flattened },
     Target { name: "decode", max_len: 16 << 10, run: codecs::decode },
     Target { name: "encode", max_len: 16 << 10, run: codecs::encode },
+    Target { name: "btf", max_len: 4 << 10, run: symbols::btf },
+    Target { name: "kallsyms", max_len: 8 << 10, run: symbols::kallsyms },
+    Target { name: "rules", max_len: 1 << 10, run: symbols::rules },
     Target { name: "options", max_len: 512, run: options::options },
 ];
 
