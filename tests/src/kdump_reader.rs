@@ -1,26 +1,18 @@
 //! An oracle for the kdump-compressed format, version 6, x86-64 byte order: reads a dump with nothing of the
 //! product's code, and checks everything that crash and libkdumpfile rely on.
 //!
-//! Codecs: all, chosen page by page; zlib by flate2, lzo by `lzo_reader`. Layout: diskdump.h of makedumpfile, header at 0, sub header at one
+//! Codecs: those of [`crate::page_codec`], chosen page by page. Layout: diskdump.h of makedumpfile, header at 0, sub header at one
 //! block, then bitmap 1 (memory that exists), bitmap 2 (pages in the dump), page descriptors, data.
 
 use crate::order::Order;
+use crate::page_codec;
 use std::fs::File;
-use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// Header status: the writer stopped early.
 pub const STATUS_INCOMPLETE: u32 = 0x08;
-/// Header status and page flag: zlib.
-pub const FLAG_ZLIB: u32 = 0x01;
-/// Header status and page flag: lzo1x.
-pub const FLAG_LZO: u32 = 0x02;
-/// Header status and page flag: Snappy.
-pub const FLAG_SNAPPY: u32 = 0x04;
-/// Header status and page flag: zstd.
-pub const FLAG_ZSTD: u32 = 0x20;
 
 const DESC_LEN: u64 = 24;
 const SUB_HEADER_LEN: u64 = 104;
@@ -181,6 +173,8 @@ pub struct KdumpFile {
     descs: Vec<u8>,
     /// Set bits of bitmap 2 before each block of 64 bytes.
     ranks: Vec<u64>,
+    /// Pfns whose descriptors are here: all, or the range of a part of a split set.
+    here: Range<u64>,
 }
 
 const RANK_BYTES: usize = 64;
@@ -255,14 +249,28 @@ impl KdumpFile {
             ranks.push(pages);
         }
         let descs_at = bitmaps_at + u64::from(header.bitmap_blocks) * block;
-        if header.split == 0 && pages.saturating_mul(DESC_LEN) > TABLE_LIMIT {
+        let here = if header.split == 0 { 0..u64::MAX } else { header.start_pfn..header.end_pfn };
+        let pages = rank(&bitmap2, &ranks, here.end).saturating_sub(rank(&bitmap2, &ranks, here.start));
+        if pages.saturating_mul(DESC_LEN) > TABLE_LIMIT {
             return Err(format!("{pages} page descriptors"));
         }
         let descs = source.read(descs_at, pages * DESC_LEN).map_err(|e| format!("descriptors: {e}"))?;
         let notes = source.read(header.note.0, header.note.1).map_err(|e| format!("notes: {e}"))?;
         let vmcoreinfo =
             source.read(header.vmcoreinfo.0, header.vmcoreinfo.1).map_err(|e| format!("vmcoreinfo: {e}"))?;
-        Ok(Self { source, order, header, first_block, notes, vmcoreinfo, bitmap1, bitmap2, descs, ranks })
+        Ok(Self {
+            source,
+            order,
+            header,
+            first_block,
+            notes,
+            vmcoreinfo,
+            bitmap1,
+            bitmap2,
+            descs,
+            ranks,
+            here,
+        })
     }
 
     /// The notes of the vmcore.
@@ -289,9 +297,9 @@ impl KdumpFile {
     pub fn bitmap2(&self) -> &[u8] {
         &self.bitmap2
     }
-    /// Pfns of the pages in the dump, ascending.
+    /// Pfns of the pages in the dump, ascending; in a part of a split set, of those in the part.
     pub fn pfns(&self) -> impl Iterator<Item = u64> + '_ {
-        set_bits(&self.bitmap2)
+        set_bits(&self.bitmap2).filter(|pfn| self.here.contains(pfn))
     }
     /// Pfns of the pages that the vmcore has, ascending.
     pub fn present_pfns(&self) -> impl Iterator<Item = u64> + '_ {
@@ -301,17 +309,11 @@ impl KdumpFile {
     /// The descriptor of a page in the dump.
     pub fn desc(&self, pfn: u64) -> Option<PageDesc> {
         let byte = usize::try_from(pfn / 8).ok()?;
-        let bit = pfn % 8;
-        let here = *self.bitmap2.get(byte)?;
-        if here >> bit & 1 == 0 {
+        if *self.bitmap2.get(byte)? >> (pfn % 8) & 1 == 0 || !self.here.contains(&pfn) {
             return None;
         }
-        let block = byte / RANK_BYTES;
-        let between = &self.bitmap2[block * RANK_BYTES..byte];
-        let rank = self.ranks[block]
-            + between.iter().map(|b| u64::from(b.count_ones())).sum::<u64>()
-            + u64::from((here & ((1 << bit) - 1)).count_ones());
-        self.desc_at(rank)
+        let before = |pfn| rank(&self.bitmap2, &self.ranks, pfn);
+        self.desc_at(before(pfn) - before(self.here.start))
     }
 
     fn desc_at(&self, rank: u64) -> Option<PageDesc> {
@@ -344,22 +346,7 @@ impl KdumpFile {
             return Err("missing from an incomplete dump".to_owned());
         }
         let raw = self.source.read(desc.offset, desc.size.into())?;
-        let page = match desc.flags {
-            0 => raw,
-            FLAG_ZSTD => zstd::bulk::decompress(&raw, index(block)).map_err(|e| format!("zstd: {e}"))?,
-            FLAG_ZLIB => {
-                let mut page = Vec::new();
-                let stream = flate2::read::ZlibDecoder::new(raw.as_slice());
-                stream.take(block + 1).read_to_end(&mut page).map_err(|e| format!("zlib: {e}"))?;
-                page
-            }
-            FLAG_LZO => crate::lzo_reader::decompress(&raw, index(block))?,
-            FLAG_SNAPPY => {
-                snap::raw::Decoder::new().decompress_vec(&raw).map_err(|e| format!("snappy: {e}"))?
-            }
-            other => return Err(format!("codec {other:#x} is beyond this reader")),
-        };
-        if page.len() as u64 == block { Ok(page) } else { Err(format!("decoded to {} bytes", page.len())) }
+        page_codec::decode(desc.flags, raw, index(block))
     }
 
     /// Everything that a reader relies on and that does not hold here; empty for a sound dump. Decodes each page.
@@ -405,7 +392,17 @@ impl KdumpFile {
         );
         expect(h.max_mapnr > 0, "max_mapnr_64 is 0".into());
         expect(h.dump_level <= 31, format!("dump_level {}", h.dump_level));
-        expect(h.split == 0 && h.start_pfn == 0 && h.end_pfn == 0, format!("split {}", h.split));
+        let range = match h.split {
+            0 => h.start_pfn == 0 && h.end_pfn == 0,
+            // crash counts a part's pages in words of the bitmap from its start on.
+            1 => {
+                h.start_pfn <= h.end_pfn
+                    && h.end_pfn <= h.max_mapnr
+                    && (h.start_pfn == h.end_pfn || h.start_pfn.is_multiple_of(64))
+            }
+            _ => false,
+        };
+        expect(range, format!("split {}, pages {:#x}..{:#x}", h.split, h.start_pfn, h.end_pfn));
         let sub_end = (1 + u64::from(h.sub_hdr_size)) * block;
         let within = |(at, len): (u64, u64), from: u64, to: u64| at >= from && at.saturating_add(len) <= to;
         expect(
@@ -533,6 +530,18 @@ pub fn set_bits(map: &[u8]) -> impl Iterator<Item = u64> + '_ {
     map.iter().enumerate().filter(|(_, byte)| **byte != 0).flat_map(|(i, byte)| {
         (0..8_u64).filter(move |bit| *byte >> *bit & 1 != 0).map(move |bit| i as u64 * 8 + bit)
     })
+}
+
+/// Set bits before bit `pfn`, of which there may be fewer.
+fn rank(map: &[u8], ranks: &[u64], pfn: u64) -> u64 {
+    let (byte, bit) = match usize::try_from(pfn / 8) {
+        Ok(byte) if byte < map.len() => (byte, pfn % 8),
+        _ => (map.len(), 0),
+    };
+    let block = byte / RANK_BYTES;
+    let whole = map[block * RANK_BYTES..byte].iter().map(|b| u64::from(b.count_ones())).sum::<u64>();
+    let part = map.get(byte).map_or(0, |b| (b & ((1 << bit) - 1)).count_ones());
+    ranks[block] + whole + u64::from(part)
 }
 
 fn last_bit(map: &[u8]) -> Option<u64> {

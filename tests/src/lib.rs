@@ -10,6 +10,7 @@ pub mod kdump_reader;
 pub mod lab;
 pub mod lzo_reader;
 pub mod order;
+pub mod page_codec;
 pub mod synth;
 pub mod vm;
 pub mod xtask;

@@ -1,4 +1,4 @@
-//! Other people's tools, which say whether our dumps are right: makedumpfile, crash, drgn.
+//! Other people's tools, which say whether our dumps are right: makedumpfile, crash, drgn, libkdumpfile.
 
 use super::cache::Cache;
 use super::command::{run, talk, tool};
@@ -28,14 +28,42 @@ pub fn makedumpfile_dmesg(raw: &Path, to: &Path) -> Result<Vec<u8>> {
     Ok(std::fs::read(to)?)
 }
 
-/// What crash answers to `commands`, one a line.
-pub fn crash(dump: &Path, vmlinux: &Path, commands: &str) -> Result<String> {
+/// What crash answers to `commands`, one a line, on a dump or all the parts of one.
+pub fn crash(dump: &[&Path], vmlinux: &Path, commands: &str) -> Result<String> {
     let mut crash = tool("crash")?;
     // -s: no banner; no ~/.crashrc; without a terminal it pages nothing.
-    crash.args(["-s", "--no_scroll", "--no_crashrc"]).arg(vmlinux).arg(dump).env("HOME", "/nonexistent");
+    crash.args(["-s", "--no_scroll", "--no_crashrc"]).arg(vmlinux).args(dump).env("HOME", "/nonexistent");
     let (status, said) = talk(&mut crash, &format!("{commands}\nexit\n"), LIMIT)?;
     ensure!(status.success(), "crash ended with {status}:\n{said}");
     Ok(said)
+}
+
+/// The end of scripts that compare pages: `pages` has records of a pfn (8 bytes, little-endian) and 4096 bytes, `dumps` are
+/// names and functions from a physical address to a page.
+const COMPARE: &str = r"
+count = 0
+with open(sys.argv[1], 'rb') as pages:
+    while record := pages.read(8 + 4096):
+        pfn = int.from_bytes(record[:8], 'little')
+        for name, read in dumps:
+            if read(pfn * 4096) != record[8:]:
+                sys.exit(f'{name}: page {pfn:#x} differs')
+        count += 1
+assert count > 0
+";
+
+/// Reads every page of `pages` (pfn and 4096 bytes each) from every dump by libkdumpfile's own Python module, Debian's.
+pub fn kdumpfile_memory(pages: &Path, dumps: &[&Path]) -> Result<()> {
+    let script = format!(
+        r"
+import sys, kdumpfile
+def reader(name):
+    dump = kdumpfile.kdumpfile(name)
+    return lambda address: dump.read(kdumpfile.KDUMP_MACHPHYSADDR, address, 4096)
+dumps = [(name, reader(name)) for name in sys.argv[2:]]
+{COMPARE}"
+    );
+    succeed(Command::new("/usr/bin/python3").args(["-c", &script]).arg(pages).args(dumps), "")
 }
 
 /// drgn in a virtual environment of its own.
@@ -63,6 +91,22 @@ impl Drgn {
         let (status, said) = talk(&mut python, "", LIMIT)?;
         ensure!(status.success(), "drgn's script ended with {status}:\n{said}");
         Ok(said)
+    }
+
+    /// Reads every page of `pages` (pfn and 4096 bytes each) from every dump.
+    pub fn memory(&self, pages: &Path, dumps: &[&Path]) -> Result<()> {
+        let script = format!(
+            r"
+import sys, drgn
+def reader(name):
+    prog = drgn.Program()
+    prog.set_core_dump(name)
+    return lambda address: prog.read(address, 4096, True)
+dumps = [(name, reader(name)) for name in sys.argv[2:]]
+{COMPARE}"
+        );
+        let arguments: Vec<_> = [pages].iter().chain(dumps).map(|path| path.as_os_str()).collect();
+        self.script(&script, &arguments).map(drop)
     }
 
     /// The stack of the thread that crashed, one frame a line, after a line with its pid and name.

@@ -1,10 +1,11 @@
 //! Captures that succeed, compared with what other tools make of the same memory.
 
 use super::crash::{Crash, Crashed, Dump, POPULATE};
+use super::differential::{Differential, Opened};
 use super::redact;
 use super::runner::Bench;
 use crate::kdump_reader::KdumpFile;
-use crate::lab::command::{output, shown};
+use crate::lab::command::{find, output, shown};
 use crate::lab::disk::{Contents, LABEL, PART_UUID};
 use crate::lab::guest::{Guest, Paging};
 use crate::lab::kernel::Series;
@@ -63,6 +64,7 @@ format = \"raw\"
     judge.readable()?;
     let vmlinux = bench.vmlinux(series)?;
     redact::symbols(&judge.raw_path, vmlinux)?;
+    judge.differential()?;
     redact::check(&bench.programs.collector, bench.drgn()?, &judge.raw_path, vmlinux, &crashed.dir)?;
     // Two thirds of a gigabyte; what is left is what a person would look at.
     fs::remove_file(&judge.raw_path)?;
@@ -289,6 +291,30 @@ impl Judge<'_> {
         Ok(())
     }
 
+    /// All levels and what crash takes seconds for are spread over the scenarios.
+    fn differential(&self) -> Result<()> {
+        let all: Vec<u8> = (0..32).collect();
+        let (levels, opened) = match (self.series, self.paging) {
+            (Series::V6_1, Paging::Five) => (&all[..], Opened::Containers),
+            (Series::V6_1, Paging::Four) => (&[31][..], Opened::Codecs),
+            // Debian 12's crash, 8.0.2, cannot open any 6.12 dump.
+            (Series::V6_12, _) => (&[17][..], Opened::Nothing),
+        };
+        let makedumpfile = find("makedumpfile").context("makedumpfile is not installed")?;
+        Differential {
+            collector: &self.bench.programs.collector,
+            makedumpfile: &makedumpfile,
+            drgn: self.bench.drgn()?,
+            raw: &self.raw_path,
+            vmlinux: self.bench.vmlinux(self.series)?,
+            scratch: &self.crashed.dir,
+            agrees: self.series == Series::V6_1,
+            levels,
+            opened,
+        }
+        .check()
+    }
+
     fn readable(&self) -> Result<()> {
         let (vmcore, vmlinux) = (self.vmcore(), self.bench.vmlinux(self.series)?);
         let stack = self.bench.drgn()?.crashed_stack(&vmcore, vmlinux)?;
@@ -299,7 +325,7 @@ impl Judge<'_> {
         ensure!(stack.starts_with("1 init\n"), "drgn's crashed thread:\n{stack}");
         // Debian 12's crash, 8.0.2, cannot open any 6.12 dump.
         if self.series == Series::V6_1 {
-            let said = oracle::crash(&vmcore, vmlinux, "bt\nlog\nkmem -i\nsys")?;
+            let said = oracle::crash(&[&vmcore], vmlinux, "bt\nlog\nkmem -i\nsys")?;
             for wanted in [
                 "#3 ",
                 "sysrq_handle_crash",

@@ -3,6 +3,7 @@
 pub mod arming;
 pub mod capture;
 pub mod crash;
+pub mod differential;
 pub mod fault;
 pub mod foreign;
 pub mod qemu_dumps;

@@ -3,6 +3,7 @@
 mod bench;
 mod checks;
 mod demo;
+mod differential;
 mod figures;
 mod fuzz;
 mod setup;
@@ -79,6 +80,12 @@ const VERBS: &[Verb] = &[
         run: fuzz::fuzz,
     },
     Verb {
+        name: "differential",
+        help: "our dumps of a given vmcore against makedumpfile's, and by other readers",
+        needs: setup::For::Test,
+        run: differential::differential,
+    },
+    Verb {
         name: "setup",
         help: "install and download all that the other verbs need",
         needs: setup::For::Test,
@@ -102,7 +109,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
     if arguments.first().is_none_or(|a| matches!(a.as_str(), "help" | "--help" | "-h")) {
         println!("cargo xtask VERB [ARGUMENT]...\ncargo xtask VERB VERB...");
         for verb in VERBS {
-            println!("  {:<8} {}", verb.name, verb.help);
+            println!("  {:<12} {}", verb.name, verb.help);
         }
         return Ok(());
     }

@@ -118,6 +118,15 @@ const FILES: &[(&str, Need)] = &[
         "/usr/lib/x86_64-linux-gnu/libzstd.so.1",
         Need { program: "", package: "libzstd1", why: "decompresses our pages", from: For::Test },
     ),
+    (
+        "/usr/lib/python3/dist-packages/kdumpfile/__init__.py",
+        Need {
+            program: "",
+            package: "python3-libkdumpfile",
+            why: "reads our dumps, as other debuggers do",
+            from: For::Test,
+        },
+    ),
 ];
 
 /// Installs what is missing, and calls apt only then.
