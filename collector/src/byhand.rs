@@ -7,6 +7,7 @@ use crate::engine::{Engine, EngineError, chain};
 use crate::erase::Rules;
 use crate::filter::Account;
 use crate::format::DumpSink;
+use crate::format::stream::{Flattened, Plain};
 use crate::input::{Input, InputError};
 use crate::kernel::printk::Style;
 use crate::manifest::{DumpReport, Stage};
@@ -15,7 +16,7 @@ use crate::problem::Problem;
 use crate::progress::Progress;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,14 +28,15 @@ Usage: vmcore-collect [OPTION]... VMCORE DUMPFILE
        vmcore-collect --dump-dmesg VMCORE LOGFILE
 
 Writes the memory of a crashed kernel, without the pages nobody needs, so that crash and drgn can read it.
-VMCORE is /proc/vmcore, a copy of it, or a dump to be filtered again. LOGFILE may be - for standard output.
+VMCORE is /proc/vmcore, a copy of it, or a dump to be filtered again. DUMPFILE and LOGFILE may be - for standard output,
+for pipes: a dump is then flattened (makedumpfile -R restores it), but ELF and raw ones go as they are.
 
   -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
                        8 user, 16 free; 31 is all of these [default: 0]
   -c, -l, -p           compress with zlib, lzo, snappy
   -z[LEVEL]            compress with zstd [default: level 1]
       --compress HOW   none, zlib or zlib:LEVEL from 1 to 9, lzo, snappy,
-                       zstd or zstd:LEVEL from -7 to 19 [default: zstd:-1]
+                       zstd or zstd:LEVEL from -7 to 19 [default: zstd:-1]; with -E lz4 (lz4 -d restores it)
   -E                   write an ELF core
       --raw            copy VMCORE byte for byte
   -f                   overwrite DUMPFILE
@@ -218,6 +220,13 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     }
     let [vmcore, out] = <[PathBuf; 2]>::try_from(paths)
         .map_err(|p| format!("expected VMCORE and {}, but {} names were given", what.output(), p.len()))?;
+    match (format, compression) {
+        (Format::Kdump, Compression::Lz4) => {
+            return Err("--compress lz4 is for -E: choose lzo or zstd for dumps that crash reads".to_owned());
+        }
+        (Format::Raw, Compression::Lz4) => return Err("--compress lz4 is for -E".to_owned()),
+        _ => {}
+    }
     if config.is_some() && format == Format::Raw {
         return Err("--raw copies VMCORE byte for byte: it cannot go with --config".to_owned());
     }
@@ -317,12 +326,15 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     if let Err(e) = engine.dmesg(&mut io::sink()) {
         log::info!("{}", chain(&e));
     }
-    let out = if order.dry_run { None } else { Some(Output::create(&order.out, order.force)?) };
-    let sink: &dyn DumpSink = out.as_ref().map_or(&Nowhere, |out| out);
+    let out = match order.out.to_str() {
+        _ if order.dry_run => Out::Nowhere,
+        Some("-") => Out::pipe(order.format)?,
+        _ => Out::File(Output::create(&order.out, order.force)?),
+    };
     let progress = Terminal::default();
     let kernel = engine.kernel();
     engine.threads = order.threads;
-    let (report, failure) = match engine.dump(&spec, sink, &progress) {
+    let (report, failure) = match engine.dump(&spec, out.sink(), &progress) {
         Ok(report) => (report, None),
         Err(EngineError::Sink { source, report }) => (*report, Some(source)),
         Err(e) => return Err(chain(&e)),
@@ -335,25 +347,56 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
     text.push_str(&table(&report));
     text.push_str(&problem_lines(engine.problems.list()));
     let _ = io::stderr().write_all(text.as_bytes());
-    let Some(out) = out else { return Ok(()) };
+    let name = match &out {
+        Out::Nowhere => return Ok(()),
+        Out::Pipe(_) => "standard output".to_owned(),
+        Out::File(out) => out.working.display().to_string(),
+    };
     if let Some(source) = failure {
         let hint = match source.kind() {
             io::ErrorKind::StorageFull => ". Free some space, or leave out more pages with a higher -d",
             _ => "",
         };
-        return Err(format!(
-            "cannot write {}: {source}{hint}. What was written is incomplete",
-            out.working.display()
-        ));
+        return Err(format!("cannot write {name}: {source}{hint}. What was written is incomplete"));
     }
     if !report.complete {
-        return Err(format!(
-            "{} is incomplete: {} pages could not be read",
-            out.working.display(),
-            report.pages.unreadable
-        ));
+        return Err(format!("{name} is incomplete: {} pages could not be read", report.pages.unreadable));
     }
-    out.publish()
+    match out {
+        Out::File(out) => out.publish(),
+        Out::Pipe(_) | Out::Nowhere => Ok(()),
+    }
+}
+
+/// Where a dump goes.
+enum Out {
+    Nowhere,
+    Pipe(Box<dyn DumpSink>),
+    File(Output),
+}
+
+impl Out {
+    /// Standard output, unless somebody would see it.
+    fn pipe(format: Format) -> Result<Self, String> {
+        let out = io::stdout();
+        if out.is_terminal() {
+            return Err(
+                "a dump is nothing for a terminal: send standard output to a pipe or a file".to_owned()
+            );
+        }
+        Ok(Self::Pipe(match format {
+            Format::Kdump => Box::new(Flattened::new(out)),
+            Format::Elf | Format::Raw => Box::new(Plain::new(out)),
+        }))
+    }
+
+    fn sink(&self) -> &dyn DumpSink {
+        match self {
+            Self::Nowhere => &Nowhere,
+            Self::Pipe(sink) => sink.as_ref(),
+            Self::File(out) => out,
+        }
+    }
 }
 
 /// The file that is written: under another name until it is whole.
@@ -591,6 +634,8 @@ mod tests {
             ("-q a b", "-q"),
             ("--frob a b", "--frob"),
             ("--raw=1 a b", "takes no value"),
+            ("--compress lz4 a b", "is for -E"),
+            ("--raw --compress lz4 a b", "is for -E"),
             ("--config", "--config wants"),
             ("--config rules --raw a b", "cannot go with --config"),
         ] {

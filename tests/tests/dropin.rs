@@ -416,3 +416,45 @@ fn the_log_is_the_same() {
     let dmesg = ran(Command::new(pair.dir.path().join("bin/vmcore-dmesg")).arg("vmcore"), &ours.at, b"");
     assert_eq!((dmesg.code, String::from_utf8_lossy(&dmesg.out)), (Some(0), a.into()));
 }
+
+/// Our own command line into a pipe: what comes out is the file that would have been written.
+#[test]
+fn dumps_go_into_pipes() {
+    let core = Spec::bestiary(Era::named("6.1")).build();
+    let dir = tempfile::tempdir().unwrap();
+    let vmcore = dir.path().join("vmcore");
+    std::fs::write(&vmcore, &core.file).unwrap();
+    let ours = |arguments: &[&str], out: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_byhand"));
+        let ran = command.args(arguments).arg(&vmcore).arg(out).output().unwrap();
+        assert!(ran.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        ran.stdout
+    };
+    let stdout = Path::new("-");
+    for format in ["-E", "--raw"] {
+        let file = dir.path().join(format);
+        ours(&["-d", "31", format], &file);
+        assert!(ours(&["-d", "31", format], stdout) == std::fs::read(&file).unwrap(), "{format}");
+    }
+    let packed = dir.path().join("elf.lz4");
+    let piped = ours(&["-d", "31", "-E", "--compress", "lz4"], stdout);
+    ours(&["-d", "31", "-E", "--compress", "lz4"], &packed);
+    assert!(piped == std::fs::read(&packed).unwrap());
+    let restored = Command::new("lz4").args(["-d", "-c", "-q"]).arg(&packed).output().unwrap();
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert!(restored.stdout == std::fs::read(dir.path().join("-E")).unwrap());
+    // Flattened, restored by makedumpfile.
+    let whole = dir.path().join("whole");
+    ours(&["-d", "31", "-c"], &whole);
+    let restored = dir.path().join("restored");
+    let mut child = Command::new("makedumpfile")
+        .arg("-R")
+        .arg(&restored)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&ours(&["-d", "31", "-c"], stdout)).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(std::fs::read(&restored).unwrap() == std::fs::read(&whole).unwrap());
+}

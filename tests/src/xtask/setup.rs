@@ -75,6 +75,7 @@ const NEEDS: &[Need] = &[
     Need { program: "mkfs.xfs", package: "xfsprogs", why: "makes their xfs disks", from: For::Test },
     Need { program: "mkfs.vfat", package: "dosfstools", why: "makes vfat to recognise", from: For::Test },
     Need { program: "mkfs.btrfs", package: "btrfs-progs", why: "makes btrfs to recognise", from: For::Test },
+    Need { program: "lz4", package: "lz4", why: "restores ELF dumps that we compressed", from: For::Test },
     Need { program: "zstd", package: "zstd", why: "unpacks images, to compare with", from: For::Test },
     Need { program: "sfdisk", package: "fdisk", why: "partitions their disks", from: For::Test },
     Need { program: "depmod", package: "kmod", why: "resolves the guests' kernel modules", from: For::Demo },
