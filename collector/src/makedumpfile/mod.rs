@@ -6,8 +6,8 @@
 //! exit status is 1); a number that is none is taken as makedumpfile takes it, but `--check-params` refuses it;
 //! `--num-threads` goes with every format.
 //!
-//! Data flow: words ([`getopt`]) → options and the work they ask for ([`options`]) → the engine, with messages
-//! ([`messages`]) as they are asked for.
+//! Data flow: words (`getopt`) → options and the work they ask for (`options`) → the engine, with messages
+//! (`messages`) as they are asked for.
 
 mod dump;
 mod getopt;

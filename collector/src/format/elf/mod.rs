@@ -88,7 +88,7 @@ pub fn write(
     }
 }
 
-/// Writes a dump as one LZ4 frame, which `lz4 -d` turns into what [`write`] writes. A frame without its end is incomplete.
+/// Writes a dump as one LZ4 frame, which `lz4 -d` turns into what [`fn@write`] writes. A frame without its end is incomplete.
 pub fn write_lz4(
     job: &Job<'_>,
     vmcore: &Vmcore<'_>,
