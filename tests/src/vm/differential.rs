@@ -11,7 +11,7 @@ use crate::lab::vmcore::{PageSet, RawCore};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Seek, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ const SAMPLE: usize = 16;
 
 /// A level at which much is kept and every makedumpfile agrees: without zero and free pages.
 const WIDE: u8 = 17;
+
+/// Where p_align of the first program header is, which is the notes'.
+const NOTE_ALIGN: u64 = 64 + 48;
 
 /// Codecs: makedumpfile's option, the name in its list of what it was built with.
 const CODECS: [(&str, &str); 5] =
@@ -219,6 +222,8 @@ impl Work<'_> {
             self.ours(&format!("-E -d {level}"), &[self.with.raw, &ours])?;
             if self.agree_at(level) {
                 self.theirs(&format!("-E -d {level}"), &[self.with.raw, &theirs])?;
+                // Theirs has the vmcore's alignment of notes, which is 0 or 4 and means 4; ours has 0.
+                File::options().write(true).open(&theirs)?.write_all_at(&[0; 8], NOTE_ALIGN)?;
                 same_files(&ours, &theirs)?;
                 remove(&[&theirs])?;
             }
