@@ -12,24 +12,27 @@ use std::ops::ControlFlow;
 /// Where the memory starts that an input is.
 const START: u64 = 0xffff_ffff_8100_0000;
 
-/// An input as a stretch of the kernel's memory.
+/// An input as a stretch of the kernel's memory, with zeros after it.
 struct Ram<'a> {
     bytes: &'a [u8],
+    len: usize,
     endian: Endian,
 }
 
 impl<'a> Ram<'a> {
-    fn new(big: bool, bytes: &'a [u8]) -> Self {
-        Self { bytes, endian: if big { Endian::Big } else { Endian::Little } }
+    fn new(big: bool, bytes: &'a [u8], len: usize) -> Self {
+        Self { bytes, len, endian: if big { Endian::Big } else { Endian::Little } }
     }
 }
 
 impl Memory for Ram<'_> {
     fn read(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), ReadError> {
         let from = at.get().checked_sub(START).and_then(|from| usize::try_from(from).ok());
-        let found = from.and_then(|from| self.bytes.get(from..from.checked_add(buf.len())?));
-        let found = found.ok_or_else(|| ReadError::NotMapped { at, why: "past the input".to_owned() })?;
-        buf.copy_from_slice(found);
+        let from = from.filter(|from| from.checked_add(buf.len()).is_some_and(|end| end <= self.len));
+        let from = from.ok_or_else(|| ReadError::NotMapped { at, why: "past the input".to_owned() })?;
+        let there = self.bytes.get(from..).unwrap_or_default();
+        buf.fill(0);
+        buf.iter_mut().zip(there).for_each(|(to, from)| *to = *from);
         Ok(())
     }
     fn endian(&self) -> Endian {
@@ -41,7 +44,7 @@ impl Memory for Ram<'_> {
 pub fn btf(_: &Bases, data: &[u8]) {
     let mut draw = Draw(data);
     let big = draw.byte() & 1 == 1;
-    let ram = Ram::new(big, draw.0);
+    let ram = Ram::new(big, draw.0, draw.0.len());
     let Ok(btf) = Btf::at(&ram, VirtAddr::new(START), draw.0.len() as u64) else { return };
     drop(btf.each(|_, ty| {
         drop(btf.name(ty));
@@ -67,7 +70,7 @@ pub fn kallsyms(_: &Bases, data: &[u8]) {
     let mut draw = Draw(data);
     let what = draw.number(2);
     let text = draw.bytes(usize::try_from(what & 0x7fff).unwrap_or(0));
-    let ram = Ram::new(what >> 15 == 1, draw.0);
+    let ram = Ram::new(what >> 15 == 1, draw.0, 64 << 10);
     let Ok(symbols) = Kallsyms::open(&ram, &VmcoreInfo::parse(text)) else { return };
     let mut each = 0_u32;
     drop(symbols.each(|_, _, _| {
