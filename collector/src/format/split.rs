@@ -9,7 +9,7 @@ use crate::filter::Bitmap;
 const ALIGN: u64 = 64;
 
 /// Ranges of pages, half-open, one after the other, that together are all of `keep` and have about as many kept pages each.
-/// They are cut at multiples of `block` pages, made a multiple of [`ALIGN`], so the last ones may be empty; the very end is
+/// They are cut at multiples of `block` pages, made a multiple of `ALIGN`, so the last ones may be empty; the very end is
 /// where `keep` ends.
 pub fn parts(keep: &Bitmap, parts: usize, block: u64) -> Vec<(Pfn, Pfn)> {
     let block = block.max(1).checked_next_multiple_of(ALIGN).unwrap_or(u64::MAX);
