@@ -112,7 +112,7 @@ impl Apt {
         packages.iter().map(find).collect()
     }
 
-    /// [`Self::fetch`] of one package.
+    /// `fetch` of one package.
     pub fn download(&self, cache: &Cache, dir: &Path, package: &str, version: &str) -> Result<PathBuf> {
         self.fetch(cache, dir, &[(package, version.to_owned())])?.pop().context("one file of one package")
     }
