@@ -12,8 +12,7 @@ pub(super) const CHUNK_WORDS: usize = 512;
 const GROUP: usize = 256;
 /// Bits in a group.
 const GROUP_BITS: u64 = CHUNK_BITS * GROUP as u64;
-/// The bytes of a chunk without a set bit, and of one with all set.
-static ZEROS: [u8; 4096] = [0; 4096];
+/// The bytes of a chunk with all bits set.
 static ONES: [u8; 4096] = [0xff; 4096];
 
 /// A chunk with some bits set and some not; never none, never all.
@@ -372,18 +371,23 @@ impl Bitmap {
     }
 
     /// The bitmap as the kdump-compressed format has it, `len` bits rounded up to whole bytes: bit i of byte i/8, least
-    /// significant first, is pfn i. In pieces of [`Bitmap::PIECE`] bytes, the last one shorter.
-    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> + '_ {
+    /// significant first, is pfn i. In pieces of [`Bitmap::PIECE`] bytes, each with the byte that it starts at; the last may
+    /// be shorter, and those without a set bit are left out: address space is sparse, and costs no time where it is empty.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + '_ {
         let total = self.len.div_ceil(8);
         let piece = Self::PIECE as u64;
-        (0..total.div_ceil(piece)).map(move |index| {
-            let bytes: &[u8] = match self.chunk(index * CHUNK_BITS) {
-                Chunk::Empty => &ZEROS,
-                Chunk::Full => &ONES,
-                Chunk::Mixed(mixed) => mixed.words.as_bytes(),
-            };
-            let len = usize::try_from(total.saturating_sub(index * piece).min(piece)).unwrap_or(Self::PIECE);
-            bytes.get(..len).unwrap_or(bytes)
+        let groups = (0_u64..).step_by(GROUP).zip(&self.groups).filter(|(_, group)| !group.is(false));
+        groups.flat_map(move |(first, group)| {
+            (0..GROUP).filter_map(move |index| {
+                let bytes: &[u8] = match group.chunk(index) {
+                    Chunk::Empty => return None,
+                    Chunk::Full => &ONES,
+                    Chunk::Mixed(mixed) => mixed.words.as_bytes(),
+                };
+                let at = first.saturating_add(index as u64).saturating_mul(piece);
+                let len = usize::try_from(total.saturating_sub(at).min(piece)).unwrap_or(Self::PIECE);
+                Some((at, bytes.get(..len).filter(|bytes| !bytes.is_empty())?))
+            })
         })
     }
 }
@@ -395,7 +399,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn bytes(bitmap: &Bitmap) -> Vec<u8> {
-        bitmap.pieces().flatten().copied().collect()
+        let mut bytes = vec![0; usize::try_from(bitmap.len().div_ceil(8)).unwrap()];
+        for (at, piece) in bitmap.pieces() {
+            let at = usize::try_from(at).unwrap();
+            assert!(at.is_multiple_of(Bitmap::PIECE) && piece.iter().any(|byte| *byte != 0));
+            bytes[at..at + piece.len()].copy_from_slice(piece);
+        }
+        bytes
     }
 
     #[test]
@@ -419,6 +429,9 @@ mod tests {
         map.set_range(Pfn::new((1 << 36) - 1), Pfn::new(1 << 36));
         assert_eq!((map.count(), map.groups.iter().filter(|g| !g.is(false)).count()), (1, 1));
         assert_eq!(map.runs().count(), 1);
+        let pieces: Vec<_> =
+            map.pieces().map(|(at, piece)| (at, piece.len(), piece.last().copied())).collect();
+        assert_eq!(pieces, [((1 << 33) - 4096, 4096, Some(0x80))]);
     }
 
     #[test]
@@ -478,7 +491,7 @@ mod tests {
         whole.set_range(Pfn::new(0), Pfn::new(len));
         assert!(map == whole);
         assert!(map.covers(Pfn::new(0), Pfn::new(len)) && !map.covers(Pfn::new(0), Pfn::new(len + 1)));
-        assert_eq!(map.pieces().map(<[u8]>::len).sum::<usize>() as u64, len.div_ceil(8));
+        assert_eq!(map.pieces().map(|(_, piece)| piece.len()).sum::<usize>() as u64, len.div_ceil(8));
     }
 
     proptest! {

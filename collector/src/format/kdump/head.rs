@@ -4,7 +4,7 @@ use super::About;
 use crate::addr::FileOffset;
 use crate::filter::{Bitmap, Level};
 use crate::format::layout::{DiskDumpHeader, Flags, KdumpSubHeader, PageDesc, SIGNATURE, VERSION};
-use crate::format::{DumpSink, Job, is_zero};
+use crate::format::{DumpSink, Job};
 use crate::vmcore::Endian;
 use std::io;
 use zerocopy::IntoBytes;
@@ -148,20 +148,17 @@ impl Geometry {
 fn put_bitmap(bitmap: &Bitmap, at: u64, put: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut gathered = Vec::new();
     let mut start = at;
-    let mut next = at;
-    for piece in bitmap.pieces() {
-        let zero = is_zero(piece);
-        if !gathered.is_empty() && (zero || gathered.len() >= BUFFER) {
+    for (skip, piece) in bitmap.pieces() {
+        let next = at.saturating_add(skip);
+        let gap = start.saturating_add(gathered.len() as u64) != next;
+        if !gathered.is_empty() && (gap || gathered.len() >= BUFFER) {
             put(start, &gathered)?;
             gathered.clear();
         }
-        if !zero {
-            if gathered.is_empty() {
-                start = next;
-            }
-            gathered.extend_from_slice(piece);
+        if gathered.is_empty() {
+            start = next;
         }
-        next = next.saturating_add(piece.len() as u64);
+        gathered.extend_from_slice(piece);
     }
     if gathered.is_empty() { Ok(()) } else { put(start, &gathered) }
 }
