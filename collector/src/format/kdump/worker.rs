@@ -179,6 +179,11 @@ impl<'s> Worker<'s> {
             let zero = |page: &[u8]| shared.zero_page.is_some() && is_zero(page);
             let full = span.chunks_exact(page).take_while(|page| !zero(page)).count();
             let bytes = full.saturating_mul(page);
+            if bytes >= DIRECT && self.filled > 0 {
+                // Pages stay in order: what is gathered comes before.
+                self.flush(shared)?;
+                continue;
+            }
             if bytes >= DIRECT
                 && let Some(data) = span.get(..bytes)
             {
