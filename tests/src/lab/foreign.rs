@@ -53,6 +53,8 @@ pub struct Architecture {
     kernel: &'static str,
     /// Machine, CPU and what else makes the machine.
     arguments: &'static [&'static str],
+    /// MiB of memory.
+    pub memory: u64,
     /// The serial console's device.
     pub console: &'static str,
     /// Modules of the guest, besides what they depend on.
@@ -77,6 +79,7 @@ pub const ARM64: Architecture = Architecture {
     user: "aarch64",
     kernel: r"^linux-image-6\.1\.0-[0-9]+-arm64$",
     arguments: &["-M", "virt,gic-version=3", "-cpu", ARM64_CPU, "-device", "vmcoreinfo"],
+    memory: 512,
     console: "ttyAMA0",
     modules: &["qemu_fw_cfg", "virtio_pci", "virtio_blk", "crc32c_generic", "ext4"],
     libraries: &[],
@@ -115,6 +118,7 @@ pub const PPC64EL: Architecture = Architecture {
     user: "ppc64le",
     kernel: r"^linux-image-6\.1\.0-[0-9]+-powerpc64le$",
     arguments: &["-M", PSERIES, "-cpu", "POWER9", "-vga", "none"],
+    memory: 768, // in steps of 256, of which the crash kernel takes one
     console: "hvc0",
     modules: &["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"],
     libraries: &["lib/powerpc64le-linux-gnu/libc.so.6", "lib64/ld64.so.2"],
@@ -130,6 +134,7 @@ pub const S390X: Architecture = Architecture {
     user: "s390x",
     kernel: r"^linux-image-6\.1\.0-[0-9]+-s390x$",
     arguments: &["-M", "s390-ccw-virtio", "-cpu", "max"],
+    memory: 512,
     console: "ttysclp0",
     modules: &["virtio_blk", "crc32c_generic", "ext4"],
     libraries: &[],
@@ -215,7 +220,7 @@ impl Foreign {
         Ok(initrd)
     }
 
-    /// Boots a guest of 768 MiB and 2 CPUs with these disks, which runs `init`. `during` is for what is to be done with it
+    /// Boots a guest of 2 CPUs with these disks, which runs `init`. `during` is for what is to be done with it
     /// meanwhile.
     pub fn run(
         &self,
@@ -231,7 +236,7 @@ impl Foreign {
         let initrd = self.initrd(init, staging.path())?;
         let mut qemu = tool(&format!("qemu-system-{}", self.architecture.machine))?;
         qemu.args(self.architecture.arguments);
-        qemu.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", &MEMORY.to_string()]);
+        qemu.args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", &self.architecture.memory.to_string()]);
         // s390x tells QEMU of its panic, which would end it.
         qemu.args(["-action", "panic=pause"]);
         qemu.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&initrd);
@@ -242,9 +247,6 @@ impl Foreign {
         machine::run(&mut qemu, limit, log, during)
     }
 }
-
-/// MiB of memory of a guest.
-pub const MEMORY: u64 = 768;
 
 fn fill(cache: &Cache, dir: &Path, architecture: &Architecture) -> Result<()> {
     let state = dir.join("apt");

@@ -88,9 +88,15 @@ impl Monitor {
         serde_json::from_str(&line).with_context(|| format!("QEMU's monitor said {line:?}"))
     }
 
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        // In one write: QEMU acts on the last brace, and may be gone before a newline that comes alone.
+        let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
+        Ok(self.stream.write_all(line.as_bytes())?)
+    }
+
     /// Executes a command and waits for what it returns; events in between are passed over.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
-        writeln!(self.stream, "{}", json!({"execute": command, "arguments": arguments}))?;
+        self.send(command, &arguments).with_context(|| format!("sending {command}"))?;
         loop {
             let mut said = self.line().with_context(|| format!("waiting for {command}"))?;
             if let Some(value) = said.get_mut("return") {
@@ -115,9 +121,12 @@ impl Monitor {
         Ok(())
     }
 
-    /// Ends QEMU.
+    /// Ends QEMU, which may or may not find the time to answer.
     pub fn quit(mut self) -> Result<()> {
-        self.execute("quit", json!({})).map(drop)
+        self.send("quit", &json!({}))?;
+        // Of a connection that is closed at once QEMU would forget what came through it.
+        while self.line().is_ok() {}
+        Ok(())
     }
 }
 

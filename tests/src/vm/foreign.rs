@@ -6,7 +6,7 @@ use crate::kdump_reader::KdumpFile;
 use crate::lab::command::{output, shown, talk};
 use crate::lab::console::Console;
 use crate::lab::disk::{Contents, Disk};
-use crate::lab::foreign::{Architecture, Foreign, Judge, MEMORY, Taken};
+use crate::lab::foreign::{Architecture, Foreign, Judge, Taken};
 use crate::lab::machine::Machine;
 use crate::lab::qemu_dump;
 use crate::lab::vmcore::{PageSet, RawCore};
@@ -170,7 +170,7 @@ fn take<'a>(bench: &'a Bench<'_>, foreign: &'a Foreign, dir: &Path) -> Result<Ta
     let ext4 = Disk::create(&dir.join("ext4.img"), FILES_MIB, Contents::Ext4)?;
     // The crash kernel's copy of memory, whole; or the flags of its pages.
     let (second, size, cmdline) = match architecture.taken {
-        Taken::Kdump => (core.clone(), MEMORY, "crashkernel=256M panic=5"),
+        Taken::Kdump => (core.clone(), architecture.memory, "crashkernel=256M panic=5"),
         Taken::Dump | Taken::DumpWithoutInfo => (dir.join("kpageflags"), 8, "panic=0"),
     };
     let second = Disk::create(&second, size, Contents::Blank)?;
@@ -194,7 +194,7 @@ fn take<'a>(bench: &'a Bench<'_>, foreign: &'a Foreign, dir: &Path) -> Result<Ta
             section("kexec")?;
             section("copy")?;
             let size: u64 = section("size")?.trim().parse()?;
-            ensure!(size < MEMORY << 20, "/proc/vmcore of {size} bytes");
+            ensure!(size < architecture.memory << 20, "/proc/vmcore of {size} bytes");
             File::options().write(true).open(&core)?.set_len(size)?;
         }
         Taken::Dump => {}
