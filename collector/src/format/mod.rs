@@ -1,4 +1,4 @@
-//! Out: the containers a dump is written in, and the reader of the main one.
+//! Out: the containers a dump is written in, and the readers of those that are filtered again.
 //!
 //! Each writer takes the same [`Job`], writes to a [`DumpSink`], and gives back [`Written`]: bytes and the account of
 //! pages. A sink that fails leaves as valid a file as can be had, labelled incomplete inside.
