@@ -25,10 +25,15 @@ use zerocopy::{BigEndian, ByteOrder, LittleEndian};
 /// More threads than this are never of use: memory is busy before.
 const MAX_THREADS: usize = 64;
 /// The first stretch of mem_map that is copied, and the largest, in bytes: more would not stay in a CPU's cache. They grow
-/// while all of them is looked at, and start anew behind a large block, of which only the first `struct page`s are read.
+/// while there are single pages, and start anew behind a large block, of which only the first `struct page`s are read.
 const COPIES: (usize, usize) = (4096, 64 << 10);
 /// How much they grow.
 const GROWTH: usize = 8;
+/// Copies without a large block after which none is expected. Until then none goes past a multiple of [`HUGE`] pages, where
+/// free blocks and huge pages begin.
+const PATIENCE: u32 = 16;
+/// Pages of a huge page on most machines, and half of a free block of the largest order.
+const HUGE: u64 = 512;
 /// The largest window where the source's reads cost more than its mappings.
 const WINDOW: usize = 2 << 20;
 /// Pages of a block that is large: such a block begins at a multiple.
@@ -199,14 +204,24 @@ struct Worker<'w, 's, 'a> {
     seen: Seen,
     /// Room for what is copied.
     buffer: Vec<u8>,
-    /// Bytes of the next copy; 0 behind a large block, where another may begin.
+    /// Bytes of the next copy; 0 behind a large block.
     reach: usize,
+    /// Copies since a large block.
+    dry: u32,
 }
 
 impl<'w, 's, 'a> Worker<'w, 's, 'a> {
     fn new(scan: &'w Scan<'s, 'a>) -> Self {
         let buffer = vec![0; if scan.copies { COPIES.1 } else { 0 }];
-        Self { scan, sheet: Sheet::new(), log: Log::default(), seen: Seen::default(), buffer, reach: 0 }
+        Self {
+            scan,
+            sheet: Sheet::new(),
+            log: Log::default(),
+            seen: Seen::default(),
+            buffer,
+            reach: 0,
+            dry: 0,
+        }
     }
 
     /// Works until nothing is left; tells how many pages all threads together are done with.
@@ -272,7 +287,9 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
     fn copied(&mut self, piece: &Stretch, at: u64, buffer: &mut [u8], left: u64) -> u64 {
         let size = self.scan.rules.size();
         let address = piece.page_at(at, size as u64);
-        if self.reach == 0 && at.is_multiple_of(LARGE) && left >= LARGE {
+        let expected = self.dry < PATIENCE;
+        let may_begin = self.reach == 0 && at.is_multiple_of(LARGE) || expected && at.is_multiple_of(HUGE);
+        if may_begin && left >= LARGE {
             let both = buffer.get_mut(..size.saturating_mul(2)).unwrap_or_default();
             let there = self.scan.kernel.read_some(&mut self.seen, address, both);
             if there.is_ok_and(|len| len == both.len())
@@ -280,23 +297,25 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
             {
                 let verdict = self.scan.rules.verdict(at, first, Some(second));
                 if matches!(verdict, Verdict::Keep(pages) | Verdict::Drop(_, pages) if pages >= LARGE) {
+                    self.reach = 0;
                     return at.saturating_add(self.apply(at, verdict));
                 }
             }
         }
         self.reach = self.reach.max(COPIES.0);
+        self.dry = self.dry.saturating_add(1);
         let pages = (self.reach / size).max(2) as u64;
         // To a multiple of a batch, so that the next copy begins with one.
         let end = at.saturating_add(pages);
-        let aligned = end - end % LARGE;
+        let aligned = if expected && end / HUGE > at / HUGE { end - end % HUGE } else { end - end % LARGE };
         let pages = if aligned > at { aligned - at } else { pages }.min(left);
         let len = usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(size).min(buffer.len());
         let want = buffer.get_mut(..len).unwrap_or_default();
         match self.scan.kernel.read_some(&mut self.seen, address, want) {
             Ok(len) => {
                 let next = self.seen_pages(piece, at, want.get(..len).unwrap_or_default());
-                let large = next > at.saturating_add((len / size) as u64);
-                self.reach = if large { 0 } else { self.reach.saturating_mul(GROWTH).min(COPIES.1) };
+                // A large block was among them: another may follow.
+                self.reach = if self.dry == 0 { 0 } else { self.reach.saturating_mul(GROWTH).min(COPIES.1) };
                 next
             }
             Err(e) => self.unreadable(piece, at, &e),
@@ -426,10 +445,10 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
             Verdict::Keep(pages) | Verdict::Drop(_, pages) if !self.sheet.covers(pfn, pages) => {
                 self.impossible(pfn, pages.trailing_zeros().into())
             }
-            Verdict::Keep(pages) => pages,
+            Verdict::Keep(pages) => self.block(pages),
             Verdict::Drop(reason, pages) => {
                 self.sheet.drop_block(reason, pfn, pages);
-                pages
+                self.block(pages)
             }
             Verdict::Impossible(order) => self.impossible(pfn, order),
             Verdict::Headless | Verdict::NeedNext => {
@@ -439,6 +458,14 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
                 1
             }
         }
+    }
+
+    /// Takes note of a block that was believed.
+    fn block(&mut self, pages: u64) -> u64 {
+        if pages >= LARGE {
+            self.dry = 0;
+        }
+        pages
     }
 
     fn impossible(&mut self, pfn: u64, order: u64) -> u64 {

@@ -87,9 +87,20 @@ impl Truth {
     pub fn of(&self, why: Why) -> u64 {
         self.dropped.get(&why).copied().unwrap_or(0)
     }
-    /// Pages that level 30 keeps.
-    pub fn kept(&self) -> u64 {
-        self.present - self.dropped.values().sum::<u64>()
+    /// The first of makedumpfile's numbers (`--message-level 16`) that is another: what it counts, and its number.
+    pub fn disagrees(&self, said: &str) -> Option<String> {
+        const LINES: [(Why, &str); 4] = [
+            (Why::Cache, "Non-private cache pages"),
+            (Why::CachePrivate, "Private cache pages"),
+            (Why::User, "User process data pages"),
+            (Why::Free, "Free pages"),
+        ];
+        let number = |name: &str| {
+            let line = said.lines().find_map(|l| l.trim().strip_prefix(name))?;
+            u64::from_str_radix(line.rsplit_once("0x")?.1.trim(), 16).ok()
+        };
+        let wrong = LINES.into_iter().find(|(why, name)| number(name) != Some(self.of(*why)));
+        wrong.map(|(why, name)| format!("{name}: {:x?} instead of {:#x}", number(name), self.of(why)))
     }
 }
 
@@ -139,7 +150,11 @@ fn section(mix: Mix, dice: &mut Dice) -> Vec<Kind> {
 
 /// A page or a small block, about as often as a machine in use has them.
 fn single(dice: &mut Dice) -> Kind {
-    // A machine in use has more slab: here it would be pages to read, and what is measured is the scan.
+    // A machine in use has more slab and tables: here they would be pages to read, and what is measured is the scan.
+    if dice.below(4000) == 0 {
+        let kinds = [Kind::PageTable, Kind::Slab(0), Kind::Slab(1), Kind::Slab(3), Kind::Kernel];
+        return kinds[index(dice.below(5))];
+    }
     match dice.below(1000) {
         0..420 => Kind::Anon,
         420..720 => Kind::Cache,
@@ -149,11 +164,7 @@ fn single(dice: &mut Dice) -> Kind {
         940..955 => Kind::Buddy(1),
         955..965 => Kind::Buddy(3),
         965..980 => Kind::LargeCache(2),
-        980..996 => Kind::AnonSwap,
-        996 => Kind::PageTable,
-        997 => Kind::Slab(0),
-        998 => Kind::Slab(1),
-        _ => Kind::Kernel,
+        _ => Kind::AnonSwap,
     }
 }
 
