@@ -39,6 +39,9 @@ static GUARDS: [Guard; 128] =
     [const { Guard { start: AtomicUsize::new(0), end: AtomicUsize::new(0), torn: AtomicBool::new(false) } };
         128];
 
+/// Bytes of a huge page on most machines.
+const HUGE_PAGE: u64 = 2 << 20;
+
 /// Page size of the machine, for the handler.
 static GUARD_PAGE: AtomicUsize = AtomicUsize::new(0);
 
@@ -111,13 +114,16 @@ impl Mapping {
     /// Maps `len` bytes from `at`, which need not be aligned, of /proc/vmcore, whose contents cannot change and cannot
     /// shrink.
     pub fn of_vmcore(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        Self::of(file, at, len)
+        Self::of(file, at, len, host_page_size())
     }
 
     /// Maps `len` bytes from `at`, which need not be aligned, of a file on a disk. Bytes that go away meanwhile read as
     /// zeros, see [`Mapping::is_torn`].
+    ///
+    /// What is mapped are whole huge pages of the file: where the page cache has them, one fault brings in 2 MiB instead of
+    /// 64 KiB, and reading goes at the speed of memory.
     pub fn of_file(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        let mut mapping = Self::of(file, at, len)?;
+        let mut mapping = Self::of(file, at, len, HUGE_PAGE)?;
         mapping.guard = Some(Guard::take(mapping.base.as_ptr().addr(), mapping.mapped)?);
         Ok(mapping)
     }
@@ -127,11 +133,16 @@ impl Mapping {
         self.guard.is_some_and(|guard| guard.torn.load(Ordering::SeqCst))
     }
 
-    fn of(file: &File, at: u64, len: usize) -> io::Result<Self> {
-        let page = 4096_u64.max(host_page_size());
-        let start = at / page * page;
+    /// Maps whole multiples of `align`, which is one of the page size.
+    fn of(file: &File, at: u64, len: usize, align: u64) -> io::Result<Self> {
+        let start = at / align * align;
         let skip = usize::try_from(at - start).map_err(io::Error::other)?;
-        let mapped = skip.checked_add(len).and_then(NonZeroUsize::new).ok_or(io::ErrorKind::InvalidInput)?;
+        let align = usize::try_from(align).map_err(io::Error::other)?;
+        let mapped = skip
+            .checked_add(len)
+            .and_then(|end| end.checked_next_multiple_of(align))
+            .and_then(NonZeroUsize::new)
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let offset = i64::try_from(start).map_err(io::Error::other)?;
         // SAFETY: a fresh private read-only mapping at an address of the kernel's choice aliases nothing of ours.
         let base = unsafe {
@@ -151,7 +162,7 @@ impl Mapping {
 impl Deref for Mapping {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: skip + len = mapped, so the result is inside the mapping.
+        // SAFETY: skip + len <= mapped, so the result is inside the mapping.
         let start = unsafe { self.base.cast::<u8>().add(self.skip) };
         // SAFETY: the range was mapped readable by `of`, lives until `drop`, and the mapping is private: a file that somebody
         // changes meanwhile is as torn as one that is read in pieces, and every byte of it is checked before use.

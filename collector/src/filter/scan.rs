@@ -47,6 +47,8 @@ pub(super) struct Scan<'s, 'a> {
     batch: Option<Batch>,
     /// mem_map is copied in pieces rather than seen through windows.
     copies: bool,
+    /// Windows are mappings.
+    maps: bool,
 }
 
 /// What the threads share.
@@ -68,6 +70,7 @@ impl<'s, 'a> Scan<'s, 'a> {
             present,
             batch: Batch::new(rules),
             copies: kernel.vmcore().source().reads_cheaply(),
+            maps: kernel.vmcore().source().maps(),
         }
     }
 
@@ -267,15 +270,9 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
 
     /// Decides for the pages whose `struct page`s lie in one piece from `at` on; returns the first that is not decided.
     fn window(&mut self, piece: &Stretch, at: u64) -> u64 {
-        let size = self.scan.rules.size();
-        let address = piece.page_at(at, size as u64);
         let left = piece.end.get().saturating_sub(at);
-        let bytes = |pages: u64| usize::try_from(pages).unwrap_or(usize::MAX).saturating_mul(size);
         if !self.scan.copies {
-            return match self.scan.kernel.window(&mut self.seen, address, bytes(left).min(WINDOW)) {
-                Ok(window) => self.seen_pages(piece, at, &window),
-                Err(e) => self.unreadable(piece, at, &e),
-            };
+            return self.mapped(piece, at, left);
         }
         let mut buffer = std::mem::take(&mut self.buffer);
         let next = self.copied(piece, at, &mut buffer, left);
@@ -283,10 +280,29 @@ impl<'w, 's, 'a> Worker<'w, 's, 'a> {
         next
     }
 
+    /// The same from a window.
+    fn mapped(&mut self, piece: &Stretch, at: u64, left: u64) -> u64 {
+        let size = self.scan.rules.size();
+        let address = piece.page_at(at, size as u64);
+        let len = usize::try_from(left).unwrap_or(usize::MAX).saturating_mul(size).min(WINDOW);
+        self.dry = self.dry.saturating_add(1);
+        let next = match self.scan.kernel.window(&mut self.seen, address, len) {
+            Ok(window) => self.seen_pages(piece, at, &window),
+            Err(e) => self.unreadable(piece, at, &e),
+        };
+        if self.dry == 0 {
+            self.reach = 0;
+        }
+        next
+    }
+
     /// The same from a copy in `buffer`; `left` pages of the stretch are left.
     fn copied(&mut self, piece: &Stretch, at: u64, buffer: &mut [u8], left: u64) -> u64 {
         let size = self.scan.rules.size();
         let address = piece.page_at(at, size as u64);
+        if self.reach >= COPIES.1 && self.scan.maps {
+            return self.mapped(piece, at, left);
+        }
         let expected = self.dry < PATIENCE;
         let may_begin = self.reach == 0 && at.is_multiple_of(LARGE) || expected && at.is_multiple_of(HUGE);
         if may_begin && left >= LARGE {
