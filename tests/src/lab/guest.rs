@@ -69,7 +69,8 @@ pub struct Guest<'a> {
 #[derive(Debug)]
 pub struct Lab<'a> {
     programs: &'a Programs,
-    busybox: PathBuf,
+    /// busybox, static.
+    pub busybox: PathBuf,
 }
 
 impl<'a> Lab<'a> {
@@ -225,7 +226,7 @@ impl<'a> Lab<'a> {
 }
 
 /// Packs a directory. Owner root whoever we are.
-pub(super) fn archive(root: &Path, to: &Path) -> Result<()> {
+pub(crate) fn archive(root: &Path, to: &Path) -> Result<()> {
     let script = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0";
     let packed =
         Command::new("sh").args(["-ec", script]).current_dir(root).stdout(fs::File::create(to)?).status()?;

@@ -14,6 +14,7 @@ pub mod foreign;
 pub mod guest;
 pub mod kernel;
 pub mod machine;
+pub mod measured;
 pub mod oracle;
 pub mod programs;
 pub mod qemu_dump;

@@ -18,7 +18,7 @@ pub struct Programs {
     pub faulty_collector: PathBuf,
     /// `vmcorectl`.
     pub control: PathBuf,
-    /// `guest-load`, which fills a guest's memory.
+    /// `guest-load`, which fills a guest's memory, and measures there.
     pub guest_load: PathBuf,
 }
 

@@ -37,6 +37,8 @@ pub struct Crash<'a> {
     pub after: String,
     /// Further command line.
     pub cmdline: String,
+    /// Files to add to its root: source and absolute path.
+    pub files: Vec<(PathBuf, String)>,
     /// After this QEMU is killed and the scenario fails.
     pub limit: Duration,
 }
@@ -77,6 +79,7 @@ impl<'a> Crash<'a> {
             before: String::new(),
             after: String::new(),
             cmdline: String::new(),
+            files: Vec::new(),
             limit: Duration::from_secs(240),
         })
     }
@@ -111,7 +114,7 @@ echo c > /proc/sysrq-trigger",
             cmdline: format!("crashkernel={}M {}", self.reservation, self.cmdline),
             disks: vec![disk.clone()],
             script,
-            files: Vec::new(),
+            files: self.files.clone(),
             limit: self.limit,
         };
         let log = dir.join("console.log");

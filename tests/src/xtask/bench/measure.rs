@@ -4,22 +4,9 @@
 //! would be charged with xtask. A copy of xtask that has done nothing yet is in between: `xtask bench --measure`.
 
 use crate::lab::command::shown;
+use crate::lab::measured::{self, Took};
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::resource::{UsageWho, getrusage};
-use serde::{Deserialize, Serialize};
 use std::process::{Command, Stdio};
-use std::time::Instant;
-
-/// What a run took.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-pub struct Took {
-    /// Seconds on the clock.
-    pub wall: f64,
-    /// Seconds of CPU, user and system together.
-    pub cpu: f64,
-    /// Peak resident memory, KiB.
-    pub peak_kib: u64,
-}
 
 /// A run and what the program said on either stream.
 #[derive(Clone, Debug, Default)]
@@ -44,21 +31,9 @@ pub fn measure(words: &[String]) -> Result<()> {
     let [program, arguments @ ..] = words else { bail!("--measure wants a program") };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(std::io::stderr());
-    let start = Instant::now();
-    let status = command.status().with_context(|| format!("cannot start {program}"))?;
-    let wall = start.elapsed().as_secs_f64();
-    ensure!(status.success(), "{} failed with {status}", shown(&command));
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
-    let cpu = [usage.user_time(), usage.system_time()]
-        .iter()
-        .map(|t| {
-            std::time::Duration::from_secs(t.tv_sec().unsigned_abs())
-                + std::time::Duration::from_micros(t.tv_usec().unsigned_abs())
-        })
-        .sum::<std::time::Duration>()
-        .as_secs_f64();
-    let took = Took { wall, cpu, peak_kib: usage.max_rss().unsigned_abs() };
-    println!("{}", serde_json::to_string(&took)?);
+    let measured = measured::measure(&mut command, None)?;
+    ensure!(measured.status == Some(0), "{} failed: {measured:?}", shown(&command));
+    println!("{}", serde_json::to_string(&measured.took)?);
     Ok(())
 }
 

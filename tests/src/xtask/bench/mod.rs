@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: our collector against makedumpfile on the same vmcore, in turn, as tables for README.
 
 mod core;
+mod crash_kernel;
 mod measure;
 
 use crate::lab::cache::Cache;
@@ -16,18 +17,20 @@ use std::process::Command;
 const USAGE: &str = "cargo xtask bench [OPTION]...
   --peer PATH     makedumpfile to compare with [default: the installed one]
   --core FILE     vmcore to dump [default: one of a guest, made once]
-  --memory MIB    memory of that guest [default: 8192]
+  --memory MIB    memory of that guest [default: 8192; with --crash-kernel 2048]
   --runs N        runs of each, in turn; medians are shown [default: 5]
   --threads N     threads of ours; theirs has one always, being slower with more [default: 1]
   --gib N,...     sizes of the machines whose mem_map is scanned [default: 256,1024]
   --keep          leave the files of those machines in target/bench
   --scan-only, --dump-only
+  --crash-kernel  instead: crash a guest, and run both on its /proc/vmcore in the crash kernel, writing to the same disk
+  --crashkernel MIB  memory reserved for that [default: 128]
   --ours PATH     collector to measure [default: the static one, built now]";
 
 struct Options {
     peer: PathBuf,
     core: Option<PathBuf>,
-    memory: u64,
+    memory: Option<u64>,
     runs: usize,
     threads: usize,
     gib: Vec<u64>,
@@ -35,6 +38,8 @@ struct Options {
     dump: bool,
     keep: bool,
     ours: Option<PathBuf>,
+    crash_kernel: bool,
+    reservation: u64,
 }
 
 impl Options {
@@ -42,7 +47,7 @@ impl Options {
         let mut options = Self {
             peer: find("makedumpfile").unwrap_or_else(|| "makedumpfile".into()),
             core: None,
-            memory: 8192,
+            memory: None,
             runs: 5,
             threads: 1,
             gib: vec![256, 1024],
@@ -50,6 +55,8 @@ impl Options {
             dump: true,
             keep: false,
             ours: None,
+            crash_kernel: false,
+            reservation: crash_kernel::RESERVATION,
         };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
@@ -57,13 +64,15 @@ impl Options {
             match word.as_str() {
                 "--peer" => options.peer = value()?.into(),
                 "--core" => options.core = Some(value()?.into()),
-                "--memory" => options.memory = value()?.parse()?,
+                "--memory" => options.memory = Some(value()?.parse()?),
                 "--runs" => options.runs = value()?.parse()?,
                 "--threads" => options.threads = value()?.parse()?,
                 "--gib" => options.gib = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
                 "--keep" => options.keep = true,
                 "--scan-only" => options.dump = false,
                 "--dump-only" => options.scan = false,
+                "--crash-kernel" => options.crash_kernel = true,
+                "--crashkernel" => options.reservation = value()?.parse()?,
                 "--ours" => options.ours = Some(value()?.into()),
                 _ => bail!("{word} is no option\n{USAGE}"),
             }
@@ -81,6 +90,16 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         return measure::measure(rest);
     }
     let options = Options::parse(arguments)?;
+    if options.crash_kernel {
+        ensure!(
+            options.ours.is_none() && options.core.is_none(),
+            "--crash-kernel measures the image's own collector"
+        );
+        let peer = Peer::open(&options.peer)?;
+        println!("{}\npeer: {}\n", machine(), peer.version);
+        let memory = options.memory.unwrap_or(crash_kernel::MEMORY);
+        return crash_kernel::tables(&peer, memory, options.reservation, options.runs);
+    }
     let ours = match &options.ours {
         Some(path) => path.clone(),
         None => super::programs()?.collector,
@@ -93,7 +112,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     if options.dump {
         let core = match &options.core {
             Some(core) => core.clone(),
-            None => core::default_core(&Cache::open()?, options.memory)?,
+            None => core::default_core(&Cache::open()?, options.memory.unwrap_or(8192))?,
         };
         pair.dumps(&core)?;
     }
