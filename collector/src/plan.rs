@@ -4,6 +4,9 @@
 //! In it no name is left to resolve and no choice to make: modules are a list in load order, the device is a stable
 //! identity, limits are numbers.
 
+pub mod network;
+
+use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
 
 /// Where the plan lies in the image.
@@ -26,6 +29,12 @@ pub struct Plan {
     pub modules: Vec<Module>,
     /// Where dumps go, in the order to try. One for now.
     pub targets: Vec<Target>,
+    /// The links, addresses and routes that lead to targets on the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
+    /// Whom to tell that this machine is dumping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<Fence>,
     /// What to write to the target, in this order; the first is the dump proper.
     pub dumps: Vec<DumpSpec>,
     /// Deadlines.

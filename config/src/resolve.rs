@@ -155,6 +155,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
             options: settings.target.options.clone().unwrap_or_default(),
             directory: found.directory,
         })],
+        network: None,
+        fence: None,
         dumps: settings.dumps.clone(),
         limits: settings.limits,
         final_action: settings.final_action,

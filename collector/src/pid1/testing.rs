@@ -18,6 +18,8 @@ pub fn plan(files: &[&str]) -> Plan {
         kernel_release: "6.1.0".to_owned(),
         modules: Vec::new(),
         targets: Vec::new(),
+        network: None,
+        fence: None,
         dumps: files.iter().map(spec).collect(),
         limits: Limits::default(),
         final_action: Action::Reboot,

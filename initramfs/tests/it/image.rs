@@ -31,6 +31,8 @@ pub fn plan(release: &str, modules: &ModulePlan) -> Plan {
             options: String::new(),
             directory: "/var/crash".into(),
         })],
+        network: None,
+        fence: None,
         dumps: vec![DumpSpec {
             file: "vmcore".into(),
             level: 31,
