@@ -22,6 +22,8 @@ const USAGE: &str = "cargo xtask bench [OPTION]...
   --threads N     threads of ours; theirs has one always, being slower with more [default: 1]
   --gib N,...     sizes of the machines whose mem_map is scanned [default: 256,1024]
   --keep          leave the files of those machines in target/bench
+  --out DIR       where dumps are written [default: /dev/shm, where nobody waits for a disk, if it has room for
+                  the whole vmcore; else target/bench]. Ours waits until its file is on the disk, theirs does not.
   --scan-only, --dump-only
   --crash-kernel  instead: crash a guest, and run both on its /proc/vmcore in the crash kernel, writing to the same disk
   --crashkernel MIB  memory reserved for that [default: 128]
@@ -37,6 +39,7 @@ struct Options {
     scan: bool,
     dump: bool,
     keep: bool,
+    out: Option<PathBuf>,
     ours: Option<PathBuf>,
     crash_kernel: bool,
     reservation: u64,
@@ -54,6 +57,7 @@ impl Options {
             scan: true,
             dump: true,
             keep: false,
+            out: None,
             ours: None,
             crash_kernel: false,
             reservation: crash_kernel::RESERVATION,
@@ -69,6 +73,7 @@ impl Options {
                 "--threads" => options.threads = value()?.parse()?,
                 "--gib" => options.gib = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
                 "--keep" => options.keep = true,
+                "--out" => options.out = Some(value()?.into()),
                 "--scan-only" => options.dump = false,
                 "--dump-only" => options.scan = false,
                 "--crash-kernel" => options.crash_kernel = true,
@@ -114,12 +119,23 @@ pub fn bench(arguments: &[String]) -> Result<()> {
             Some(core) => core.clone(),
             None => core::default_core(&Cache::open()?, options.memory.unwrap_or(8192))?,
         };
-        pair.dumps(&core)?;
+        let out = match &options.out {
+            Some(out) => out.clone(),
+            None => roomy(fs::metadata(&core)?.len()).unwrap_or_else(|| pair.scratch.clone()),
+        };
+        pair.dumps(&core, &out)?;
     }
     if options.scan {
         pair.scans(&options.gib)?;
     }
     Ok(())
+}
+
+/// The directory in memory, if it has room for so many bytes and as many again.
+fn roomy(bytes: u64) -> Option<PathBuf> {
+    let dir = PathBuf::from("/dev/shm");
+    let free = nix::sys::statvfs::statvfs(&dir).ok()?;
+    (free.blocks_available().saturating_mul(free.fragment_size()) > bytes.saturating_mul(2)).then_some(dir)
 }
 
 /// CPU, its number, kernel.
@@ -234,14 +250,15 @@ impl Pair {
         Ok(())
     }
 
-    fn dumps(&self, core: &Path) -> Result<()> {
+    fn dumps(&self, core: &Path, out: &Path) -> Result<()> {
         // Into the page cache.
         output(tool("md5sum")?.arg(core))?;
         let bytes = fs::metadata(core)?.len();
         println!(
-            "## Dumps of {} ({} MiB), {} runs each, {} threads of ours, 1 of theirs\n",
+            "## Dumps of {} ({} MiB) to {}, {} runs each, {} threads of ours, 1 of theirs\n",
             core.display(),
             bytes >> 20,
+            out.display(),
             self.runs,
             self.threads
         );
@@ -249,7 +266,7 @@ impl Pair {
             "| -d | codec | ours s | theirs s | ratio | ours CPU s | theirs CPU s | ours MiB | theirs MiB | ours RSS MiB | theirs RSS MiB |"
         );
         println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-        let out = self.scratch.join("out");
+        let out = out.join("vmcored-bench-out");
         drop(fs::remove_file(&out));
         for row in rows() {
             let (mut ours, mut theirs) = (Side::default(), Side::default());
