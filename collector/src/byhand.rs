@@ -14,6 +14,7 @@ use crate::manifest::{DumpReport, Stage};
 use crate::plan::{Compression, DumpSpec, Format};
 use crate::problem::Problem;
 use crate::progress::Progress;
+use crate::target::file::WriteAhead;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -402,6 +403,7 @@ impl Out {
 /// The file that is written: under another name until it is whole.
 struct Output {
     file: File,
+    ahead: WriteAhead,
     working: PathBuf,
     wanted: PathBuf,
     force: bool,
@@ -444,7 +446,7 @@ impl Output {
                 io::ErrorKind::AlreadyExists => exists(&working),
                 _ => format!("cannot create {}: {e}", working.display()),
             })?;
-        Ok(Self { file, working, wanted: path.to_owned(), force })
+        Ok(Self { file, ahead: WriteAhead::default(), working, wanted: path.to_owned(), force })
     }
 
     /// Gives the file its name, and makes that durable.
@@ -474,7 +476,9 @@ impl Output {
 
 impl DumpSink for Output {
     fn write_at(&self, at: FileOffset, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, at.get())
+        self.file.write_all_at(bytes, at.get())?;
+        self.ahead.wrote(&self.file, at.get()..at.get().saturating_add(bytes.len() as u64));
+        Ok(())
     }
     fn finish(&self) -> io::Result<()> {
         self.file.sync_all()

@@ -4,6 +4,7 @@ use super::Failure;
 use super::options::{Options, To};
 use crate::addr::FileOffset;
 use crate::format::DumpSink;
+use crate::target::file::WriteAhead;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -40,6 +41,7 @@ fn exists(path: &Path) -> Failure {
 #[derive(Debug)]
 pub(super) struct File {
     file: std::fs::File,
+    ahead: WriteAhead,
     path: PathBuf,
     limit: Option<u64>,
     /// It was not there before.
@@ -67,7 +69,8 @@ impl File {
         })?;
         let limit = options.limit;
         let (end, full) = (AtomicU64::new(0), AtomicBool::new(false));
-        Ok(Self { file, path: path.to_owned(), limit, created, end, full })
+        let ahead = WriteAhead::default();
+        Ok(Self { file, ahead, path: path.to_owned(), limit, created, end, full })
     }
 
     /// Bytes up to the last that was written.
@@ -138,6 +141,7 @@ impl DumpSink for File {
                 });
             }
         }
+        self.ahead.wrote(&self.file, at.get()..end.min(at.get().saturating_add(fits as u64)));
         self.end.fetch_max(self.limit.map_or(end, |limit| limit.min(end)), Ordering::Relaxed);
         if fits < bytes.len() { Err(self.no_room(io::ErrorKind::StorageFull)) } else { Ok(()) }
     }

@@ -26,11 +26,58 @@ pub struct FileSink {
 /// What is not yet on the disk.
 #[derive(Debug, Default)]
 struct Dirty {
-    /// What was written since write-back was last started, as one range.
-    fresh: Option<Range<u64>>,
-    fresh_bytes: u64,
+    fresh: Fresh,
     /// What is being written back.
     under_way: Option<Range<u64>>,
+}
+
+/// What was written since write-back was last started.
+#[derive(Debug, Default)]
+struct Fresh {
+    /// All of it, as one range.
+    range: Option<Range<u64>>,
+    bytes: u64,
+}
+
+impl Fresh {
+    /// Adds what was just written; true when it is time to start write-back.
+    fn add(&mut self, at: Range<u64>) -> bool {
+        self.bytes = self.bytes.saturating_add(at.end.saturating_sub(at.start));
+        self.range = Some(match self.range.take() {
+            Some(range) => range.start.min(at.start)..range.end.max(at.end),
+            None => at,
+        });
+        self.bytes >= FileSink::WINDOW
+    }
+
+    /// Starts write-back of it.
+    fn start(&mut self, file: &File) -> io::Result<Option<Range<u64>>> {
+        let range = std::mem::take(self).range;
+        if let Some(range) = &range {
+            sys::start_write_back(file, range.start, range.end.saturating_sub(range.start))?;
+        }
+        Ok(range)
+    }
+}
+
+/// Has the disk work while a file is being written whose end somebody will wait for. Unlike [`FileSink`] it never waits,
+/// and leaves the page cache alone.
+#[derive(Debug, Default)]
+pub struct WriteAhead {
+    fresh: Mutex<Fresh>,
+}
+
+impl WriteAhead {
+    /// Is told of each piece that was written.
+    pub fn wrote(&self, file: &File, at: Range<u64>) {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        if fresh.add(at)
+            && let Err(e) = fresh.start(file)
+        {
+            // A pipe or a device has nothing to write back; what matters is told when the file is synced.
+            log::debug!("sync_file_range: {e}");
+        }
+    }
 }
 
 impl FileSink {
@@ -50,11 +97,7 @@ impl FileSink {
     /// Starts to write back what is fresh, and waits for what was under way: the disk works while the next
     /// window is filled.
     fn turn_over(&self, dirty: &mut Dirty) -> io::Result<()> {
-        let fresh = dirty.fresh.take();
-        dirty.fresh_bytes = 0;
-        if let Some(range) = &fresh {
-            sys::start_write_back(&self.file, range.start, range.end - range.start)?;
-        }
+        let fresh = dirty.fresh.start(&self.file)?;
         if let Some(range) = std::mem::replace(&mut dirty.under_way, fresh) {
             sys::sync_file_range(&self.file, range.start, range.end - range.start)?;
             self.forget(&range);
@@ -79,12 +122,7 @@ impl DumpSink for FileSink {
         let end = at.get().checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
         self.file.write_all_at(bytes, at.get())?;
         let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        dirty.fresh = Some(match dirty.fresh.take() {
-            Some(range) => range.start.min(at.get())..range.end.max(end),
-            None => at.get()..end,
-        });
-        dirty.fresh_bytes = dirty.fresh_bytes.saturating_add(len);
-        if dirty.fresh_bytes >= Self::WINDOW { self.turn_over(&mut dirty) } else { Ok(()) }
+        if dirty.fresh.add(at.get()..end) { self.turn_over(&mut dirty) } else { Ok(()) }
     }
 
     fn finish(&self) -> io::Result<()> {
@@ -125,6 +163,24 @@ mod tests {
             // Lazily: a child that another test forks holds it open for as long as it lives.
             nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
         }
+    }
+
+    #[test]
+    fn write_back_starts_when_enough_is_fresh() {
+        let mut fresh = Fresh::default();
+        let file = tempfile::tempfile().unwrap();
+        assert!(!fresh.add(5000..5000 + FileSink::WINDOW - 1));
+        assert!(fresh.add(10..11), "bytes count, not the range that they span");
+        assert_eq!(fresh.start(&file).unwrap(), Some(10..5000 + FileSink::WINDOW - 1));
+        assert_eq!(fresh.start(&file).unwrap(), None);
+        assert!(!fresh.add(0..1));
+        // What has nothing to write back does not mind.
+        let ahead = WriteAhead::default();
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        for at in [0, 1, 2] {
+            ahead.wrote(&null, at * FileSink::WINDOW..(at + 1) * FileSink::WINDOW);
+        }
+        assert_eq!(ahead.fresh.into_inner().unwrap().bytes, 0);
     }
 
     #[test]
