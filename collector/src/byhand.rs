@@ -34,6 +34,9 @@ for pipes: a dump is then flattened (makedumpfile -R restores it), but ELF and r
 
   -d LEVEL             leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache,
                        8 user, 16 free; 31 is all of these [default: 0]
+  -e, --exclude-vmemmap
+                       leave out the struct pages of pages that are left out: a dump without them can be
+                       filtered again, but crash's kmem -p and the like do not see these pages
   -c, -l, -p           compress with zlib, lzo, snappy
   -z[LEVEL]            compress with zstd [default: level 1]
       --compress HOW   none, zlib or zlib:LEVEL from 1 to 9, lzo, snappy,
@@ -60,6 +63,7 @@ struct Order {
     out: PathBuf,
     what: What,
     level: u8,
+    exclude_vmemmap: bool,
     format: Format,
     compression: Compression,
     force: bool,
@@ -149,7 +153,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     let (mut level, mut format, mut compression, mut what) =
         (0, Format::Kdump, Compression::DEFAULT, What::Dump);
     let (mut force, mut verbose, mut only_paths) = (false, false, false);
-    let (mut dry_run, mut threads, mut config) = (false, 1, None);
+    let (mut dry_run, mut threads, mut config, mut exclude_vmemmap) = (false, 1, None, false);
     while let Some(arg) = args.next() {
         let Some(text) = arg.to_str().filter(|t| t.len() > 1 && t.starts_with('-') && !only_paths) else {
             paths.push(arg.into());
@@ -164,6 +168,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                 "version" => return Ok(Asked::Version),
                 "dump-dmesg" => what = What::Dmesg,
                 "raw" => format = Format::Raw,
+                "exclude-vmemmap" => exclude_vmemmap = true,
                 "dry-run" => dry_run = true,
                 "num-threads" => {
                     let value = value.map(OsString::from).or_else(|| args.next());
@@ -195,6 +200,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
                     'h' => return Ok(Asked::Help),
                     'V' => return Ok(Asked::Version),
                     'E' => format = Format::Elf,
+                    'e' => exclude_vmemmap = true,
                     'f' => force = true,
                     'v' => verbose = true,
                     'z' => {
@@ -231,8 +237,20 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Asked, String> {
     if config.is_some() && format == Format::Raw {
         return Err("--raw copies VMCORE byte for byte: it cannot go with --config".to_owned());
     }
-    let order =
-        Order { vmcore, out, what, level, format, compression, force, verbose, dry_run, threads, config };
+    let order = Order {
+        vmcore,
+        out,
+        what,
+        level,
+        exclude_vmemmap,
+        format,
+        compression,
+        force,
+        verbose,
+        dry_run,
+        threads,
+        config,
+    };
     Ok(Asked::Work(order))
 }
 
@@ -321,8 +339,10 @@ fn dump(order: &Order, engine: &mut Engine<'_>) -> Result<(), String> {
         erase(engine, config)?;
     }
     let name = order.out.file_name().map_or_else(|| "dump".to_owned(), |n| n.to_string_lossy().into_owned());
-    let spec =
-        DumpSpec { file: name, level: order.level, format: order.format, compression: order.compression };
+    let spec = DumpSpec {
+        exclude_vmemmap: order.exclude_vmemmap,
+        ..DumpSpec::new(name, order.level, order.format, order.compression)
+    };
     // The log first: it names the panic, and is read in a moment.
     if let Err(e) = engine.dmesg(&mut io::sink()) {
         log::info!("{}", chain(&e));
@@ -533,6 +553,7 @@ fn table(report: &DumpReport) -> String {
         unaccepted,
         hwpoison,
         offline,
+        vmemmap,
         earlier,
         unreadable,
         unwritten,
@@ -555,6 +576,7 @@ fn table(report: &DumpReport) -> String {
     row("dropped: unaccepted", unaccepted, false);
     row("dropped: memory error", hwpoison, false);
     row("dropped: offline", offline, false);
+    row("dropped: vmemmap", vmemmap, false);
     row("dropped before", earlier, false);
     row("unreadable", unreadable, false);
     row("not written", unwritten, false);

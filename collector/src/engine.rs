@@ -2,7 +2,7 @@
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::erase;
-use crate::filter::{Level, Selection, select};
+use crate::filter::{Level, Selection, exclude_vmemmap, select};
 use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
 use crate::kernel::printk;
 use crate::kernel::{Kernel, Step};
@@ -40,6 +40,9 @@ pub enum EngineError {
     EraseRaw,
 }
 
+/// What a selection is for: the level, and whether [`exclude_vmemmap`] was asked for.
+type Asked = (Level, bool);
+
 /// An opened vmcore and what was wrong with it so far.
 #[expect(missing_debug_implementations, reason = "holds a dead kernel's memory")]
 pub struct Engine<'a> {
@@ -50,8 +53,9 @@ pub struct Engine<'a> {
     pub threads: usize,
     /// The line that [`Engine::dmesg`] found.
     panic_message: Option<String>,
-    /// The last selection and the level that was asked for: dumps of one level share one scan.
-    selection: Option<(Level, Selection)>,
+    /// The last selection, with the level that was asked for and whether mem_map was thinned out: dumps of which both are
+    /// equal share one scan.
+    selection: Option<(Asked, Selection)>,
     utsname: Option<[[u8; 65]; 6]>,
     kernel_opened: bool,
     /// What dumps are not to hold.
@@ -184,7 +188,7 @@ impl<'a> Engine<'a> {
             self.selection = None;
             Duration::ZERO
         } else {
-            self.scan(spec.level, progress)
+            self.scan(spec.level, spec.exclude_vmemmap, progress)
         };
         let start = Instant::now();
         let outcome = self.write(spec, sink, progress);
@@ -201,7 +205,7 @@ impl<'a> Engine<'a> {
         block: u64,
         progress: &dyn Progress,
     ) -> Vec<Result<DumpReport, EngineError>> {
-        let scan = self.scan(spec.level, progress);
+        let scan = self.scan(spec.level, spec.exclude_vmemmap, progress);
         let utsname = self.utsname();
         let phys_base = self.with_kernel(|kernel, _| kernel.phys_base());
         let start = Instant::now();
@@ -218,8 +222,11 @@ impl<'a> Engine<'a> {
         let crash_time = self.crash_time().unwrap_or(0);
         let part = |sink: &dyn DumpSink, range, progress: &dyn Progress| {
             let job = Job { name: &spec.file, selection, pages: vmcore, progress, threads: 1 };
-            let about =
-                kdump::About { part: Some(range), erased, ..about(vmcore, utsname, crash_time, phys_base) };
+            let about = kdump::About {
+                part: Some(range),
+                erased,
+                ..about(vmcore, selection, utsname, crash_time, phys_base)
+            };
             let mut problems = Problems::new();
             let outcome = kdump::write(&job, &about, spec.compression, sink, &mut problems);
             (finished(outcome, sink), problems)
@@ -253,24 +260,29 @@ impl<'a> Engine<'a> {
 
     /// What a filter level would keep and drop, without writing anything: zero pages are not yet known.
     pub fn select(&mut self, level: Level, progress: &dyn Progress) -> Option<&Selection> {
-        self.scan(level.bits(), progress);
+        self.scan(level.bits(), false, progress);
         self.selection.as_ref().map(|(_, selection)| selection)
     }
 
     /// Makes the selection for a level, unless it is there; returns how long that took.
-    fn scan(&mut self, level: u8, progress: &dyn Progress) -> Duration {
+    fn scan(&mut self, level: u8, thin: bool, progress: &dyn Progress) -> Duration {
         // Bits that mean nothing are left out: a plan of the future still gets its dump.
         let Some(level) = Level::new(level & 31) else { return Duration::ZERO };
-        if self.selection.as_ref().is_some_and(|(asked, _)| *asked == level) {
+        if self.selection.as_ref().is_some_and(|(asked, _)| *asked == (level, thin)) {
             return Duration::ZERO;
         }
         // The old bitmaps go before the new ones come.
         self.selection = None;
         let start = Instant::now();
         let threads = self.threads;
-        let selection =
-            self.with_kernel(|kernel, problems| select(kernel, level, threads, progress, problems));
-        self.selection = Some((level, selection));
+        let selection = self.with_kernel(|kernel, problems| {
+            let mut selection = select(kernel, level, threads, progress, problems);
+            if thin {
+                exclude_vmemmap(kernel, &mut selection);
+            }
+            selection
+        });
+        self.selection = Some(((level, thin), selection));
         start.elapsed()
     }
 
@@ -346,8 +358,10 @@ impl<'a> Engine<'a> {
                 } else if format == Format::Elf {
                     elf::write(&job, vmcore, record, sink, problems)
                 } else {
-                    let about =
-                        kdump::About { erased: record, ..about(vmcore, utsname, crash_time, phys_base) };
+                    let about = kdump::About {
+                        erased: record,
+                        ..about(vmcore, selection, utsname, crash_time, phys_base)
+                    };
                     kdump::write(&job, &about, spec.compression, sink, problems)
                 }
             }
@@ -387,6 +401,7 @@ fn erased_before(vmcore: &Vmcore<'_>) -> String {
 /// What the headers of a dump say of the crashed kernel.
 fn about<'v>(
     vmcore: &'v Vmcore<'_>,
+    selection: &Selection,
     utsname: [[u8; 65]; 6],
     crash_time: u64,
     phys_base: u64,
@@ -400,6 +415,8 @@ fn about<'v>(
         notes: vmcore.notes(),
         vmcoreinfo: vmcore.vmcoreinfo_range(),
         erased: &[],
+        excluded_vmemmap: selection.account.vmemmap > 0
+            || vmcore.image().is_some_and(|image| image.excluded_vmemmap),
         part: None,
     }
 }

@@ -159,6 +159,16 @@ pub struct DumpSpec {
     pub format: Format,
     /// Codec of each page; with ELF only lz4 has a meaning, with raw none.
     pub compression: Compression,
+    /// Leave out the pages of mem_map that describe nothing but pages that are left out, as makedumpfile's `-e`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclude_vmemmap: bool,
+}
+
+impl DumpSpec {
+    /// A dump without anything that has to be asked for.
+    pub fn new(file: impl Into<String>, level: u8, format: Format, compression: Compression) -> Self {
+        Self { file: file.into(), level, format, compression, exclude_vmemmap: false }
+    }
 }
 
 /// The container of a dump.

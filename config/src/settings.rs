@@ -93,12 +93,7 @@ impl Default for Settings {
 }
 
 fn default_dump() -> DumpSpec {
-    DumpSpec {
-        file: "vmcore".to_owned(),
-        level: 31,
-        format: Format::Kdump,
-        compression: Compression::DEFAULT,
-    }
+    DumpSpec::new("vmcore", 31, Format::Kdump, Compression::DEFAULT)
 }
 
 /// Why there are no settings.
@@ -157,6 +152,7 @@ struct RawDump {
     level: Option<Spanned<i64>>,
     format: Option<Format>,
     compression: Option<Spanned<Compression>>,
+    exclude_vmemmap: Option<Spanned<bool>>,
 }
 
 #[derive(Deserialize)]
@@ -333,11 +329,19 @@ impl Check<'_> {
                     self.complain(asked.span(), what.to_lowercase(), advice);
                 }
             }
+            let thin = one.exclude_vmemmap.filter(|thin| *thin.get_ref());
+            if let Some(thin) = &thin
+                && format == Format::Raw
+            {
+                let advice = "choose format = \"kdump\" or \"elf\"";
+                self.complain(thin.span(), "raw dumps are copies: nothing is excluded from them", advice);
+            }
             dumps.push(DumpSpec {
                 file,
                 level,
                 format,
                 compression: one.compression.map_or(default.compression, Spanned::into_inner),
+                exclude_vmemmap: thin.is_some(),
             });
         }
         dumps
@@ -574,6 +578,7 @@ collector = "/opt/c"
             "level",
             "format",
             "compression",
+            "exclude_vmemmap",
             "append",
             "remove",
             "image",

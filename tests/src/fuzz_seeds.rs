@@ -388,7 +388,7 @@ impl DumpSink for Disk {
 }
 
 fn spec(level: u8, format: Format, compression: Compression) -> DumpSpec {
-    DumpSpec { file: "vmcore".to_owned(), level, format, compression }
+    DumpSpec::new("vmcore", level, format, compression)
 }
 
 /// Our own dump of a file.

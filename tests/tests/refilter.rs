@@ -6,11 +6,12 @@ use collector::engine::Engine;
 use collector::filter::Account;
 use collector::format::read::KdumpFile as Input;
 use collector::manifest::DumpReport;
-use collector::plan::{Compression, Format};
+use collector::plan::{Compression, DumpSpec, Format};
 use collector::problem::{Code, Problem};
 use collector::progress::Silent;
 use collector::vmcore::ReadAt;
 use harness::{Bytes, Sink, dump_spec};
+use std::collections::BTreeSet;
 use vmcored_tests::elf_reader::ElfFile;
 use vmcored_tests::kdump_reader::KdumpFile;
 use vmcored_tests::synth::era::{ERAS, Era};
@@ -86,6 +87,45 @@ fn every_level_after_every_bit() {
     let core = Spec::bestiary(Era::named("6.1")).build();
     let pairs: Vec<(u8, u8)> = (0..32).map(|to| (1 << (to % 5), to)).collect();
     check(&core, "6.1", &pairs);
+}
+
+/// What was left out of mem_map is nothing that a later filter needs.
+#[test]
+fn a_dump_without_needless_mem_map_is_filtered_again() {
+    let mut machines = vec![Spec::shuffled_bestiary(Era::named("5.15"))];
+    machines.extend(["5.15", "6.1", "6.12"].map(|era| Spec::bestiary(Era::named(era))));
+    for spec in machines {
+        let core = spec.build();
+        let vmcore = Bytes::new(&core.file);
+        for (from, to) in PAIRS.into_iter().chain([(24, 31), (8, 22)]) {
+            let label = format!("{} {from} to {to}", spec.era.release);
+            let first = thinned(&vmcore, from).0;
+            let input = Input::open(&first).unwrap();
+            // All that is left out of mem_map at both levels together.
+            let (want, direct, told) = thinned(&vmcore, from | to);
+            let (bytes, report, problems) = thinned(&input, to);
+            same(&label, &KdumpFile::from_bytes(bytes).unwrap(), &KdumpFile::from_bytes(want).unwrap());
+            assert_eq!(report.pages.kept, direct.pages.kept, "{label}");
+            let codes = |list: &[Problem]| list.iter().map(|p| p.code.0).collect::<Vec<_>>();
+            assert!(codes(&problems).iter().all(|code| codes(&told).contains(code)), "{label}: {problems:?}");
+            // And what an earlier filter has left out stays out.
+            let (bytes, ..) = dump(&input, to, Format::Kdump);
+            let again = KdumpFile::from_bytes(bytes).unwrap();
+            let (first, whole) = (KdumpFile::from_bytes(first.clone()).unwrap(), kdump(&vmcore, from | to));
+            let (has, wants): (BTreeSet<u64>, BTreeSet<u64>) =
+                (first.pfns().collect(), whole.pfns().collect());
+            assert!(again.pfns().eq(has.intersection(&wants).copied()), "{label}");
+        }
+    }
+}
+
+fn thinned(source: &dyn ReadAt, level: u8) -> (Vec<u8>, DumpReport, Vec<Problem>) {
+    let mut engine = Engine::open(source).unwrap();
+    let sink = Sink::default();
+    let spec = DumpSpec { exclude_vmemmap: true, ..dump_spec(level, Format::Kdump, Compression::None) };
+    let report = engine.dump(&spec, &sink, &Silent).unwrap();
+    assert!(report.pages.balanced() && (report.pages.vmemmap + report.pages.earlier > 0 || level & 8 == 0));
+    (sink.into_parts().0, report, engine.problems.list().to_vec())
 }
 
 #[test]

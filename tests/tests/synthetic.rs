@@ -7,7 +7,7 @@ mod harness;
 #[path = "harness/whole.rs"]
 mod whole;
 
-use check::{check_elf, check_kdump, check_log};
+use check::{check_elf, check_kdump, check_log, check_thinned};
 use collector::engine::Engine;
 use collector::plan::{Compression, Format};
 use harness::{Bytes, Sink, dump_spec};
@@ -28,6 +28,10 @@ fn check_all_levels(spec: &Spec) {
     }
     for (a, b) in (0..32_usize).flat_map(|a| (0..32).map(move |b| (a, b))).filter(|(a, b)| a & b == *a) {
         assert!(kept[b].is_subset(&kept[a]), "{label}: level {b} keeps what level {a} drops");
+    }
+    for level in [0, 17, 31] {
+        let left_out = check_thinned(&core, &label, level);
+        assert!(left_out > 0 || level != 31, "{label}");
     }
     for level in [0, 1, 16, 31] {
         check_elf(&core, &label, level);
@@ -135,6 +139,7 @@ proptest! {
         let core = spec.build();
         let compression = if zstd { Compression::Zstd(1) } else { Compression::None };
         check_kdump(&core, spec.era.release, level, compression);
+        check_thinned(&core, spec.era.release, level);
         check_elf(&core, spec.era.release, level);
         check_log(&core, spec.era.release);
     }

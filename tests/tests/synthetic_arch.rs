@@ -7,7 +7,7 @@ mod harness;
 #[path = "harness/whole.rs"]
 mod whole;
 
-use check::{check_elf, check_kdump, check_log};
+use check::{check_elf, check_kdump, check_log, check_thinned};
 use collector::engine::Engine;
 use collector::plan::{Compression, Format};
 use collector::problem::{Code, Problem};
@@ -33,6 +33,8 @@ fn check(arch: Arch, era: &str, leaf: Leaf) {
             assert!(fewer.is_subset(more), "{label}: level {high} keeps what level {low} drops");
         }
     }
+    let left_out = check_thinned(&core, &label, 31);
+    assert!(left_out > 0 || core.facts.page_shift > 12, "{label}");
     check_elf(&core, &label, 31);
     check_log(&core, &label);
     let source = Bytes::new(&core.file);

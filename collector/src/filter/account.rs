@@ -23,6 +23,8 @@ pub enum Reason {
     Hwpoison,
     /// Logically offline: ballooned, virtio-mem (always).
     Offline,
+    /// Nothing but `struct page`s of pages that are left out (on request).
+    Vmemmap,
     /// Left out by the filter that wrote the dump which is read.
     Earlier,
 }
@@ -52,6 +54,9 @@ pub struct Account {
     pub hwpoison: u64,
     /// Dropped: offline.
     pub offline: u64,
+    /// Dropped: `struct page`s of pages that were dropped.
+    #[serde(default)]
+    pub vmemmap: u64,
     /// Dropped before: the dump that was read does not have them.
     #[serde(default)]
     pub earlier: u64,
@@ -74,6 +79,7 @@ impl Account {
             Reason::Unaccepted => &mut self.unaccepted,
             Reason::Hwpoison => &mut self.hwpoison,
             Reason::Offline => &mut self.offline,
+            Reason::Vmemmap => &mut self.vmemmap,
             Reason::Earlier => &mut self.earlier,
         };
         *slot = slot.saturating_add(pages);
@@ -93,6 +99,7 @@ impl Account {
             unaccepted: self.unaccepted.saturating_add(other.unaccepted),
             hwpoison: self.hwpoison.saturating_add(other.hwpoison),
             offline: self.offline.saturating_add(other.offline),
+            vmemmap: self.vmemmap.saturating_add(other.vmemmap),
             earlier: self.earlier.saturating_add(other.earlier),
             unreadable: self.unreadable.saturating_add(other.unreadable),
             unwritten: self.unwritten.saturating_add(other.unwritten),
@@ -111,6 +118,7 @@ impl Account {
             self.unaccepted,
             self.hwpoison,
             self.offline,
+            self.vmemmap,
             self.earlier,
         ]
         .iter()

@@ -7,9 +7,11 @@ mod log;
 mod rules;
 mod scan;
 mod sheet;
+mod vmemmap;
 
 pub use account::{Account, Reason};
 pub use bitmap::Bitmap;
+pub use vmemmap::exclude_vmemmap;
 
 use crate::addr::Pfn;
 use crate::kernel::page::PageLayout;

@@ -8,6 +8,7 @@ use rules::Verdict;
 use std::collections::BTreeMap;
 
 mod threads;
+mod vmemmap;
 
 /// `struct page` as most 64-bit kernels have it: flags 0, compound_head 8 (in lru), mapping 24, private 40, _mapcount 48,
 /// _refcount 52. The second page's order byte is 81 - 64, its destructor 80 - 64.

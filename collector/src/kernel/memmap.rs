@@ -1,9 +1,9 @@
 //! Where the `struct page` of each pfn is: SPARSEMEM_EXTREME, plain SPARSEMEM, FLATMEM.
 
-use super::Kernel;
+use super::{Kernel, Seen};
 use crate::addr::{Pfn, VirtAddr};
 use crate::problem::{Code, Problems};
-use crate::vmcore::Endian;
+use crate::vmcore::{Endian, Image};
 
 /// Low bits of `section_mem_map` that are flags. Linux keeps at least six free on every architecture; since v6.15 the
 /// sixth is in use on x86 (`SECTION_IS_VMEMMAP_PREINIT`).
@@ -44,6 +44,7 @@ pub(crate) struct Stretches<'k, 'a> {
     /// Found, and not yet asked for.
     next: Option<Stretch>,
     kept: Kept,
+    thinned: Option<Thinned<'k, 'a>>,
     problems: Problems,
 }
 
@@ -56,9 +57,21 @@ enum Map<'k, 'a> {
 }
 
 impl Stretches<'_, '_> {
+    /// Pages of a section; 1 where there are none.
+    pub fn section_pages(&self) -> u64 {
+        match &self.map {
+            Map::Flat(_) => 1,
+            Map::Sparse(_, pages) => *pages,
+        }
+    }
+
     /// What was wrong with those that were asked for.
     pub fn problems(mut self) -> Problems {
         self.kept.tell(&mut self.problems);
+        if let Some(lost) = self.thinned.as_ref().map(|thinned| thinned.lost).filter(|lost| *lost > 0) {
+            let what = format!("the dump does not have the struct pages of {lost} of its pages: kept");
+            self.problems.push(Code::MEM_MAP_UNREADABLE, what);
+        }
         self.problems
     }
 
@@ -83,7 +96,15 @@ impl Stretches<'_, '_> {
             };
             self.run.0 = end;
             match base {
-                Ok(base) => return Some(Stretch { start: Pfn::new(at), end: Pfn::new(end), base }),
+                Ok(base) => {
+                    let stretch = Stretch { start: Pfn::new(at), end: Pfn::new(end), base };
+                    let Some(thinned) = &mut self.thinned else { return Some(stretch) };
+                    let (there, next) = thinned.first(stretch);
+                    self.run.0 = next.max(at.saturating_add(1));
+                    if there.is_some() {
+                        return there;
+                    }
+                }
                 Err((number, section)) => self.kept.add(number, at..end, section, &mut self.problems),
             }
         }
@@ -102,9 +123,27 @@ impl Iterator for Stretches<'_, '_> {
 pub(crate) struct Missing(pub String);
 
 /// The stretches of mem_map for `present`, the runs of pages that the vmcore has; there is at least one.
+/// `struct page`s that an earlier filter has left out are left out, for there is nothing to read.
 pub(crate) fn find<'k, 'a>(
     kernel: &'k Kernel<'a>,
     present: Vec<(Pfn, Pfn)>,
+    problems: &mut Problems,
+) -> Result<Stretches<'k, 'a>, Missing> {
+    found(kernel, present, Thinned::new(kernel), problems)
+}
+
+/// As [`find`], readable or not.
+pub(crate) fn find_all<'k, 'a>(
+    kernel: &'k Kernel<'a>,
+    present: Vec<(Pfn, Pfn)>,
+) -> Option<Stretches<'k, 'a>> {
+    found(kernel, present, None, &mut Problems::new()).ok()
+}
+
+fn found<'k, 'a>(
+    kernel: &'k Kernel<'a>,
+    present: Vec<(Pfn, Pfn)>,
+    thinned: Option<Thinned<'k, 'a>>,
     problems: &mut Problems,
 ) -> Result<Stretches<'k, 'a>, Missing> {
     if !kernel.has_tables() {
@@ -130,6 +169,7 @@ pub(crate) fn find<'k, 'a>(
         map,
         next: None,
         kept: Kept::default(),
+        thinned,
         problems: Problems::new(),
     };
     stretches.next = stretches.find();
@@ -138,6 +178,70 @@ pub(crate) fn find<'k, 'a>(
         return Err(Missing(none));
     }
     Ok(stretches)
+}
+
+/// A dump of which mem_map may have been left out in part.
+struct Thinned<'k, 'a> {
+    kernel: &'k Kernel<'a>,
+    image: &'a Image,
+    /// Bytes of a `struct page`.
+    size: u64,
+    seen: Seen,
+    /// Pages that the dump has, and whose `struct page` it does not have.
+    lost: u64,
+}
+
+impl<'k, 'a> Thinned<'k, 'a> {
+    fn new(kernel: &'k Kernel<'a>) -> Option<Self> {
+        let vmcore = kernel.vmcore();
+        let size = vmcore.info().size("page").filter(|size| *size > 0)?;
+        Some(Self { kernel, image: vmcore.image()?, size, seen: Seen::default(), lost: 0 })
+    }
+
+    /// The first part of a stretch whose `struct page`s were not left out of the dump, and where to go on.
+    fn first(&mut self, stretch: Stretch) -> (Option<Stretch>, u64) {
+        let (start, end) = (stretch.start.get(), stretch.end.get());
+        let mut first = start;
+        // Whose `struct page` begins in a page that was left out, or reaches into one.
+        while first < end
+            && let Some(next) = self.gone(&stretch, first)
+        {
+            let next = next.clamp(first.saturating_add(1), end);
+            self.lost += (first..next).filter(|pfn| self.image.dumped.get(Pfn::new(*pfn))).count() as u64;
+            first = next;
+        }
+        let mut last = first;
+        while last < end && self.gone(&stretch, last).is_none() {
+            // As far as the page goes that holds its `struct page`'s last byte.
+            let page = self.kernel.vmcore().page_size().bytes();
+            let next = stretch.page_at(last.saturating_add(1), self.size).get();
+            let room = page - next.wrapping_sub(1) % page - 1;
+            last = last.saturating_add(1).saturating_add(room / self.size).min(end);
+        }
+        let next = last;
+        // The head of a block that was left out: the next `struct page`, which says what it is, was left out with it.
+        if last > first && last < end && !self.image.dumped.get(Pfn::new(last - 1)) {
+            last -= 1;
+        }
+        let there = Stretch { start: Pfn::new(first), end: Pfn::new(last), ..stretch };
+        ((first < last).then_some(there), next)
+    }
+
+    /// `None` when the dump has the `struct page` of a page; else the first page whose `struct page` begins behind what is missing.
+    fn gone(&mut self, stretch: &Stretch, pfn: u64) -> Option<u64> {
+        let page = self.kernel.vmcore().page_size();
+        let start = stretch.page_at(pfn, self.size).get();
+        let last = start.checked_add(self.size - 1)?;
+        for at in [start, last] {
+            let Ok((phys, _)) = self.kernel.place(&mut self.seen, VirtAddr::new(at)) else { continue };
+            let holds = page.pfn_of(phys);
+            if self.image.present.get(holds) && !self.image.dumped.get(holds) {
+                let behind = (at | (page.bytes() - 1)).checked_add(1)?;
+                return Some(pfn.saturating_add((behind - start).div_ceil(self.size)));
+            }
+        }
+        None
+    }
 }
 
 /// `mem_section`: the table of sections.

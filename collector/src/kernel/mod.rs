@@ -95,7 +95,11 @@ impl<'a> Kernel<'a> {
         let (phys, len) = self.stretch(seen, at, buf.len())?;
         self.vmcore.read_some(phys, buf.get_mut(..len).unwrap_or_default())
     }
-    /// Where `at` is in physical memory, and how many bytes follow it there, at most `max`.
+    /// Where `at` is in physical memory, and how many bytes follow it there, at least 1.
+    pub(crate) fn place(&self, seen: &mut Seen, at: VirtAddr) -> Result<(PhysAddr, u64), ReadError> {
+        self.walker(at)?.resolve_in(seen, self.vmcore, at)
+    }
+    /// The same, leaves that follow each other being one, and at most `max` bytes.
     fn stretch(&self, seen: &mut Seen, at: VirtAddr, max: usize) -> Result<(PhysAddr, usize), ReadError> {
         let walker = self.walker(at)?;
         let (phys, mut len) = walker.resolve_in(seen, self.vmcore, at)?;

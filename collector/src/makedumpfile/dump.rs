@@ -64,10 +64,6 @@ pub(super) fn dump(options: &Options, vmcore: &Path, to: &To) -> Result<(), Fail
     let mut engine = open_engine(options, vmcore, &input, &info)?;
     known::check(options, &mut engine, &info)?;
     engine.threads = options.threads;
-    if options.exclude_vmemmap {
-        // After a crash a dump that is somewhat larger is worth more than none.
-        options.messages.error("-e: the struct pages of excluded pages are kept in the dump.");
-    }
     if let Some(config) = &options.config {
         byhand::erase(&mut engine, config).map_err(Failure::new)?;
     }
@@ -175,8 +171,10 @@ fn once(
     to: &To,
 ) -> Result<(), (Failure, u64)> {
     let messages = options.messages;
-    let spec =
-        DumpSpec { file: output::name(to), level, format: options.format, compression: options.compression };
+    let spec = DumpSpec {
+        exclude_vmemmap: options.exclude_vmemmap,
+        ..DumpSpec::new(output::name(to), level, options.format, options.compression)
+    };
     let meter = Meter::new(messages);
     let reports = match sinks.sinks().as_slice() {
         [one] => vec![engine.dump(&spec, *one, &meter)],
@@ -197,6 +195,9 @@ fn once(
             }
             Err(e) => return Err((Failure::new(chain(&e)), 0)),
         };
+        if options.exclude_vmemmap {
+            messages.common(&format!("\nExcluded {} unused vmemmap pages", report.pages.vmemmap));
+        }
         if messages.says(Messages::REPORT) {
             let end = engine.vmcore().end_pfn().get();
             messages.say(Messages::REPORT, &report::statistics(&report, end));

@@ -29,6 +29,7 @@ This is vmcore-collect, called by the name of makedumpfile.
 What is written:
   -d LEVEL[,LEVEL]...      leave out pages (sum of): 1 zero, 2 cache without private data, 4 all cache, 8 user,
                            16 free; with several levels, the next one when the dump has no room [default: 0]
+  -e                       leave out the struct pages of pages that are left out, on every architecture
   -c, -l, -p, -z           compress with zlib, lzo, snappy, zstd
   -E                       write an ELF core
   -F                       write to standard output, flattened; messages go to standard error
@@ -52,8 +53,7 @@ What is said:
   -h, --help               this text
   -v                       version
 
--b, --cyclic-buffer, --work-dir and --non-mmap are accepted: nothing depends on them here. So is -e, but the struct
-pages of what is left out are kept: with them crash can tell what the missing pages were.
+-b, --cyclic-buffer, --work-dir and --non-mmap are accepted: nothing depends on them here.
 -X, --xen-syms, --xen-vmcoreinfo, --xen_phys_start, --diskset, --eppic and --extension are refused.
 
 Exit status: 0 done, 1 failed, 2 -i or -x is of another kernel than VMCORE.

@@ -6,10 +6,14 @@ use crate::manifest::DumpReport;
 /// `--show-stats`: hexadecimal, with what is outside of any memory up to `end_pfn`.
 pub(super) fn statistics(report: &DumpReport, end_pfn: u64) -> String {
     let pages = &report.pages;
-    let Shown { zero, cache, cache_private, user, free, hwpoison, offline } = Shown::new(pages);
-    let excluded = [zero, cache, cache_private, user, free, hwpoison, offline].iter().sum::<u64>();
+    let Shown { zero, cache, cache_private, user, free, hwpoison, offline, vmemmap } = Shown::new(pages);
+    let excluded = [zero, cache, cache_private, user, free, hwpoison, offline, vmemmap].iter().sum::<u64>();
     let remaining = pages.present.saturating_sub(excluded).saturating_sub(pages.earlier);
     let percent = remaining.saturating_mul(100).checked_div(pages.present).unwrap_or(0);
+    let vmemmap = match vmemmap {
+        0 => String::new(),
+        pages => format!("    Vmemmap pages           : {pages:#018x}\n"),
+    };
     let seconds = |ms: u64| format!("{}.{:03}000", ms / 1000, ms % 1000);
     format!(
         "\
@@ -25,7 +29,7 @@ Original pages  : {:#018x}
     Free pages              : {free:#018x}
     Hwpoison pages          : {hwpoison:#018x}
     Offline pages           : {offline:#018x}
-  Remaining pages  : {remaining:#018x}
+{vmemmap}  Remaining pages  : {remaining:#018x}
   (The number of pages is reduced to {percent}%.)
 Memory Hole     : {:#018x}
 --------------------------------------------------
@@ -50,6 +54,7 @@ pub(super) struct Shown {
     pub free: u64,
     hwpoison: u64,
     offline: u64,
+    vmemmap: u64,
 }
 
 impl Shown {
@@ -67,11 +72,12 @@ impl Shown {
             unaccepted,
             hwpoison,
             offline,
+            vmemmap,
             unreadable: _,
             unwritten: _,
             earlier: _,
         } = *account;
         let (user, free) = (user.saturating_add(hugetlb), free.saturating_add(unaccepted));
-        Self { zero, cache, cache_private, user, free, hwpoison, offline }
+        Self { zero, cache, cache_private, user, free, hwpoison, offline, vmemmap }
     }
 }

@@ -25,12 +25,7 @@ pub(super) fn show(options: &Options, kcore: &Path) -> Result<(), Failure> {
     for (start, end) in reservations(&iomem) {
         engine.leave_out(start, end);
     }
-    let spec = DumpSpec {
-        file: "nothing".to_owned(),
-        level: 31,
-        format: Format::Kdump,
-        compression: Compression::None,
-    };
+    let spec = DumpSpec::new("nothing", 31, Format::Kdump, Compression::None);
     let meter = Meter::new(options.messages);
     let report = engine.dump(&spec, &Nowhere, &meter);
     meter.end();

@@ -6,12 +6,7 @@ use crate::plan::{Action, Compression, DumpSpec, Format, Limits, PLAN_VERSION, P
 
 /// A plan with these dumps and no target.
 pub fn plan(files: &[&str]) -> Plan {
-    let spec = |file: &&str| DumpSpec {
-        file: (*file).to_owned(),
-        level: 31,
-        format: Format::Kdump,
-        compression: Compression::DEFAULT,
-    };
+    let spec = |file: &&str| DumpSpec::new(*file, 31, Format::Kdump, Compression::DEFAULT);
     Plan {
         version: PLAN_VERSION,
         host: "host".to_owned(),

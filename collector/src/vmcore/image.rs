@@ -33,6 +33,8 @@ pub struct Image {
     pub phys_base: u64,
     /// The filter level that made the dump.
     pub level: u8,
+    /// A part of mem_map was left out.
+    pub excluded_vmemmap: bool,
 }
 
 /// Runs of present pages past this many are joined. A machine has some tens.
@@ -114,6 +116,7 @@ mod tests {
             crash_time: 0,
             phys_base: 0,
             level: 0,
+            excluded_vmemmap: false,
         };
         let mut problems = Problems::new();
         let runs = image.present_runs(&mut problems);

@@ -336,7 +336,7 @@ impl fmt::Display for Info {
 }
 
 /// The account by name.
-fn reasons(account: &Account) -> [(&'static str, u64); 12] {
+fn reasons(account: &Account) -> [(&'static str, u64); 13] {
     [
         ("- zero", account.zero),
         ("- cache", account.cache),
@@ -347,6 +347,7 @@ fn reasons(account: &Account) -> [(&'static str, u64); 12] {
         ("- unaccepted", account.unaccepted),
         ("- hwpoison", account.hwpoison),
         ("- offline", account.offline),
+        ("- vmemmap", account.vmemmap),
         ("- before", account.earlier),
         ("- unreadable", account.unreadable),
         ("- unwritten", account.unwritten),

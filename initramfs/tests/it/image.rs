@@ -33,12 +33,7 @@ pub fn plan(release: &str, modules: &ModulePlan) -> Plan {
         })],
         network: None,
         fence: None,
-        dumps: vec![DumpSpec {
-            file: "vmcore".into(),
-            level: 31,
-            format: Format::Kdump,
-            compression: PageCompression::DEFAULT,
-        }],
+        dumps: vec![DumpSpec::new("vmcore", 31, Format::Kdump, PageCompression::DEFAULT)],
         limits: Limits::default(),
         final_action: Action::Reboot,
         on_failure: Action::Reboot,

@@ -21,6 +21,8 @@ pub(crate) struct How {
     format: Format,
     compression: Compression,
     threads: usize,
+    /// Without what mem_map has of pages that are left out.
+    thin: bool,
     /// Files, when it is split.
     parts: usize,
 }
@@ -43,6 +45,7 @@ impl How {
         };
         Self {
             level: level & 31,
+            thin: level & 0x80 != 0,
             format,
             compression: codecs[usize::from(how >> 3) % codecs.len()],
             threads: if how & 0xc0 == 0xc0 { 3 } else { 1 },
@@ -52,7 +55,7 @@ impl How {
 
     fn spec(&self) -> DumpSpec {
         let Self { level, format, compression, .. } = *self;
-        DumpSpec { file: "vmcore".to_owned(), level, format, compression }
+        DumpSpec { exclude_vmemmap: self.thin, ..DumpSpec::new("vmcore", level, format, compression) }
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Builder<'a> {
     roots: BTreeMap<u64, u64>,
     /// mem_map: page of virtual addresses to page frame.
     map: BTreeMap<u64, u64>,
+    /// Where the struct page of pfn 0 would be, by section.
+    sections: BTreeMap<u64, u64>,
     /// Byte cursor of the kernel image's data.
     data_at: u64,
 }
@@ -93,6 +95,7 @@ impl<'a> Builder<'a> {
             at: Addresses::default(),
             roots: BTreeMap::new(),
             map: BTreeMap::new(),
+            sections: BTreeMap::new(),
             data_at: (image_frames.0 + 1) * page,
         };
         let root = match builder.isa.as_mut() {
@@ -354,6 +357,7 @@ impl<'a> Builder<'a> {
         for block in self.spec.blocks.iter().filter(|b| b.kind == Kind::HugetlbFakeHeads) {
             self.share_head_frame(block.pfn, sections[&(block.pfn / section_pages)]);
         }
+        self.sections = sections;
         pages
     }
 
@@ -390,6 +394,7 @@ impl<'a> Builder<'a> {
         let frame = self.map[&(virt / PAGE)];
         for i in 1..8 {
             self.tables.map(&mut self.memory, &mut self.image, virt + i * PAGE, frame * PAGE, Leaf::Page);
+            self.map.insert(virt / PAGE + i, frame);
         }
     }
 
@@ -476,9 +481,24 @@ impl<'a> Builder<'a> {
         let info = vmcoreinfo(self.spec, &self.at);
         let notes = elf::notes(self.facts.order, self.spec.cpus, &info);
         let (file, offsets) = elf::write(&self.facts, &self.memory, &loads, &notes);
-        let Self { memory, at, tables, facts, .. } = self;
-        let mut core =
-            Core { file, pages: BTreeMap::new(), lines, at, tables, facts, info, memory, loads, offsets };
+        let sections = (std::mem::take(&mut self.sections), self.section_pages());
+        let struct_page = self.spec.page.size;
+        let Self { memory, at, tables, facts, map: mem_map, .. } = self;
+        let mut core = Core {
+            file,
+            pages: BTreeMap::new(),
+            lines,
+            at,
+            mem_map,
+            sections,
+            struct_page,
+            tables,
+            facts,
+            info,
+            memory,
+            loads,
+            offsets,
+        };
         for (pfn, page) in &mut pages {
             page.zero = core.content(*pfn).iter().all(|b| *b == 0);
         }

@@ -7,7 +7,7 @@ use super::index;
 use super::log::Line;
 use super::memory::Memory;
 use super::page::Kind;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where things are in the dead kernel's address space.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +82,12 @@ pub struct Core {
     pub lines: Vec<Line>,
     /// Where things are.
     pub at: Addresses,
+    /// mem_map: page numbers of virtual addresses, and the page frames that they are mapped to.
+    pub mem_map: BTreeMap<u64, u64>,
+    /// Where the struct page of pfn 0 would be, by section; and the pages of a section.
+    pub sections: (BTreeMap<u64, u64>, u64),
+    /// Bytes of a struct page.
+    pub struct_page: u64,
     /// The kernel's page tables on x86-64.
     pub tables: PageTables,
     /// What is fixed for its architecture.
@@ -123,6 +129,24 @@ impl Core {
     /// What becomes of each page at a level.
     pub fn verdicts(&self, level: u8) -> impl Iterator<Item = (u64, Option<Why>)> + '_ {
         self.pages.iter().map(move |(pfn, page)| (*pfn, verdict(page.class, page.zero, level)))
+    }
+
+    /// The frames of mem_map that hold nothing but struct pages of pages that `gone` says are left out.
+    pub fn needless_mem_map(&self, gone: impl Fn(u64) -> bool) -> BTreeSet<u64> {
+        let page = self.facts.page();
+        let (bases, section) = (&self.sections.0, self.sections.1);
+        // By page of mem_map: the bytes of it that are struct pages of pages left out.
+        let mut needless: BTreeMap<u64, u64> = BTreeMap::new();
+        for pfn in self.pages.keys().filter(|pfn| gone(**pfn)) {
+            let Some(base) = bases.get(&(pfn / section)) else { continue };
+            let at = base.wrapping_add(pfn * self.struct_page);
+            for byte in at..at + self.struct_page {
+                *needless.entry(byte / page).or_default() += 1;
+            }
+        }
+        let needed = self.mem_map.iter().filter(|(virt, _)| needless.get(virt) != Some(&page));
+        let needed: BTreeSet<u64> = needed.map(|(_, frame)| *frame).collect();
+        self.mem_map.values().filter(|frame| !needed.contains(frame)).copied().collect()
     }
 
     /// Where in the file each segment's copy of a physical address is, to damage it.

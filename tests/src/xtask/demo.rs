@@ -94,7 +94,7 @@ fn show(crashed: &Crashed, dump: &Dump) -> Result<()> {
 }
 
 /// What became of the pages, for a person.
-fn rows(pages: &Account) -> [(&'static str, u64); 13] {
+fn rows(pages: &Account) -> [(&'static str, u64); 14] {
     [
         ("present", pages.present),
         ("kept", pages.kept),
@@ -106,6 +106,7 @@ fn rows(pages: &Account) -> [(&'static str, u64); 13] {
         ("dropped: free", pages.free),
         ("dropped: unaccepted", pages.unaccepted),
         ("dropped: hardware error", pages.hwpoison),
+        ("dropped: vmemmap", pages.vmemmap),
         ("dropped: offline", pages.offline),
         ("lost: unreadable", pages.unreadable),
         ("lost: unwritten", pages.unwritten),

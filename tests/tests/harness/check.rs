@@ -4,7 +4,7 @@ use crate::harness::{Bytes, dump_spec};
 use crate::whole::dump;
 use collector::engine::Engine;
 use collector::filter::Account;
-use collector::plan::{Compression, Format};
+use collector::plan::{Compression, DumpSpec, Format};
 use collector::problem::{Code, Problem};
 use std::collections::BTreeSet;
 use vmcored_tests::elf_reader::ElfFile;
@@ -89,6 +89,29 @@ pub fn check_kdump(core: &Core, label: &str, level: u8, compression: Compression
     assert_eq!(header.phys_base, core.at.phys_base, "{label}");
     assert_eq!(file.vmcoreinfo(), core.info, "{label}");
     got
+}
+
+/// Dumps at one level without what is needless of mem_map; how many pages of it were left out.
+pub fn check_thinned(core: &Core, label: &str, level: u8) -> u64 {
+    let label = format!("{label} level {level} without needless mem_map");
+    let spec = DumpSpec { exclude_vmemmap: true, ..dump_spec(level, Format::Kdump, Compression::None) };
+    let (bytes, report, problems) = dump(core, &spec);
+    check_problems(core, &label, level, &problems);
+    let gone = |why: Option<Why>| why.is_some_and(|why| why != Why::Zero);
+    let mut want: BTreeSet<u64> =
+        core.verdicts(level).filter(|(_, why)| !gone(*why)).map(|(pfn, _)| pfn).collect();
+    let without = core.needless_mem_map(|pfn| !want.contains(&pfn));
+    let before = want.len();
+    want.retain(|pfn| !without.contains(pfn));
+    let left_out = (before - want.len()) as u64;
+    let file = KdumpFile::from_bytes(bytes).unwrap_or_else(|e| panic!("{label}: {e}"));
+    assert_eq!(file.header.status & 0x10 != 0, left_out > 0, "{label}: the mark that crash warns of");
+    assert_eq!(differences(core, &want, &file.pfns().collect()), Vec::<String>::new(), "{label}");
+    let zero = core.verdicts(level).filter(|(pfn, why)| *why == Some(Why::Zero) && want.contains(pfn)).count()
+        as u64;
+    let account = Account { vmemmap: left_out, zero, kept: want.len() as u64 - zero, ..account(core, level) };
+    assert_eq!(report.pages, account, "{label}");
+    left_out
 }
 
 /// Dumps at one level as ELF and compares.

@@ -80,5 +80,5 @@ impl DumpSink for Sink {
 }
 
 pub fn dump_spec(level: u8, format: Format, compression: Compression) -> DumpSpec {
-    DumpSpec { file: "vmcore".to_owned(), level, format, compression }
+    DumpSpec::new("vmcore", level, format, compression)
 }

@@ -93,6 +93,7 @@ impl Geometry {
     /// Block 0, whole.
     pub fn header_block(&self, about: &About<'_>, status: Flags) -> io::Result<Vec<u8>> {
         let bitmap_blocks = self.bitmap_len / self.block * 2;
+        let status = if about.excluded_vmemmap { status.with(Flags::EXCLUDED_VMEMMAP) } else { status };
         let header = DiskDumpHeader {
             signature: SIGNATURE,
             header_version: VERSION.into(),

@@ -50,6 +50,8 @@ pub struct About<'a> {
     pub vmcoreinfo: Range<usize>,
     /// Record of what was erased, as text; empty when nothing was.
     pub erased: &'a [u8],
+    /// A part of mem_map was left out, now or before: crash warns its users.
+    pub excluded_vmemmap: bool,
     /// Of a split dump: the pages that this file is to hold, half-open.
     pub part: Option<(Pfn, Pfn)>,
 }

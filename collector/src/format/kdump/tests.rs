@@ -23,6 +23,7 @@ fn about() -> About<'static> {
         notes: NOTES,
         vmcoreinfo: 11..25,
         erased: &[],
+        excluded_vmemmap: false,
         part: None,
     }
 }

@@ -247,6 +247,7 @@ impl<'a> KdumpFile<'a> {
             crash_time: u64::try_from(headers.header.tv_sec.get()).unwrap_or(0),
             phys_base: headers.sub.phys_base.get(),
             level: u8::try_from(headers.sub.dump_level.get() & 31).unwrap_or(0),
+            excluded_vmemmap: Flags(headers.header.status.get()).has(Flags::EXCLUDED_VMEMMAP),
         };
         let memory = Memory::new(headers.page);
         Ok(Self { headers, image, parts, complaints: problems.list().to_vec(), memory })
