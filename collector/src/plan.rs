@@ -7,6 +7,8 @@
 pub mod network;
 
 use network::{Fence, Network};
+pub mod ssh;
+
 use serde::{Deserialize, Serialize};
 
 /// Where the plan lies in the image.

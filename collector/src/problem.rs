@@ -59,6 +59,22 @@ codes! {
     TARGET_FULL = 501,
     /// Writing to the target failed.
     TARGET_WRITE_FAILED = 502,
+    /// The SSH server could not be reached: refused, no route, no answer.
+    SSH_UNREACHABLE = 531,
+    /// The SSH server's host key is not the one that was pinned before the crash.
+    SSH_HOST_KEY = 532,
+    /// The SSH server does not accept the user or its key.
+    SSH_KEY_REFUSED = 533,
+    /// The SSH server has no sftp; the dump is flattened.
+    SSH_NO_SFTP = 534,
+    /// The SSH connection was lost, or stood still, under way.
+    SSH_LOST = 535,
+    /// What the server says is not SFTP.
+    SSH_PROTOCOL = 536,
+    /// The SSH server cannot make files durable; its operating system will in its own time.
+    SSH_NOT_DURABLE = 537,
+    /// The SSH client could not be started.
+    SSH_CLIENT = 538,
     /// A module could not be loaded.
     MODULE_FAILED = 601,
     /// A mount failed.
