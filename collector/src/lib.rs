@@ -69,6 +69,7 @@ pub mod input;
 pub mod kernel;
 pub mod makedumpfile;
 pub mod manifest;
+pub mod net;
 pub mod pid1;
 pub mod plan;
 pub mod problem;

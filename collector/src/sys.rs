@@ -276,3 +276,50 @@ fn file_range(file: &File, at: u64, len: u64, flags: u32) -> io::Result<()> {
     let result = unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Asks a netlink socket for error messages in words, without a copy of the request behind them.
+///
+/// Since Linux commit 2d4bc93368f5 ("netlink: extended ACK reporting") (in v4.12); an older kernel refuses, which costs
+/// nothing but the words.
+pub fn explain_errors(socket: &impl AsRawFd) {
+    for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK] {
+        let on: libc::c_int = 1;
+        let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+        // SAFETY: the option's value is a live int, of the size that is passed.
+        let done = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const on).cast(), size)
+        };
+        if done != 0 {
+            log::debug!("netlink option {option}: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+/// The permanent address of a network interface, by `ETHTOOL_GPERMADDR`, for kernels that do not tell it by netlink.
+/// `None` where it has none, or one that is not of six bytes.
+pub fn permanent_address(socket: &impl AsRawFd, interface: &str) -> Option<[u8; 6]> {
+    const GPERMADDR: u32 = 0x20;
+    /// `struct ethtool_perm_addr`, with room for MAX_ADDR_LEN bytes.
+    #[repr(C)]
+    struct PermanentAddress {
+        command: u32,
+        size: u32,
+        data: [u8; 32],
+    }
+    let mut asked = PermanentAddress { command: GPERMADDR, size: 32, data: [0; 32] };
+    // SAFETY: an ifreq of zeroes is valid: integers, byte arrays and a pointer, in a union.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    // The last byte stays zero, so that the name ends.
+    let last = request.ifr_name.len().checked_sub(1)?;
+    if interface.len() > last {
+        return None;
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_data = (&raw mut asked).cast();
+    // SAFETY: both structs live through the call; the kernel writes at most `size` bytes into `data`.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
+    let address = <[u8; 6]>::try_from(asked.data.get(..6)?).ok()?;
+    (done == 0 && asked.size == 6 && address != [0; 6]).then_some(address)
+}
