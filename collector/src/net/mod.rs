@@ -11,3 +11,10 @@
 
 pub mod link;
 pub mod netlink;
+
+mod bringup;
+pub mod dhcp;
+pub mod fence;
+pub mod neighbour;
+
+pub use bringup::{NetError, Reached, reach};
