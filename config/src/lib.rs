@@ -25,6 +25,7 @@ pub mod dump;
 pub mod kernel_image;
 pub mod kexec;
 pub mod mounts;
+pub mod network;
 pub mod resolve;
 pub mod settings;
 pub mod status;

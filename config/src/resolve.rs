@@ -134,6 +134,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         root,
         release: &kernel.release,
         block_device: &found.name,
+        network: initramfs::NetworkRequest::default(),
         filesystem: &found.filesystem,
         extra: &settings.image.extra_modules,
         omit: &settings.image.omit_modules,

@@ -45,6 +45,14 @@ pub enum Error {
         /// Where it would be.
         path: PathBuf,
     },
+    /// The NIC is not there, or is none: a made link has no device.
+    #[error("no NIC {name}: {}/device does not exist", path.display())]
+    NoNic {
+        /// Its name.
+        name: String,
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// The block device lies on something that the crash image cannot assemble.
     #[error("{device} is on {on} ({layer}): not supported yet; choose a target on a plain disk or partition")]
     Unsupported {

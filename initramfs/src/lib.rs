@@ -27,4 +27,6 @@ pub mod modules;
 pub mod root;
 
 pub use error::Error;
-pub use modules::{Device, FirmwareFile, ModulePlan, ModuleRequest, PackedModule, plan_modules};
+pub use modules::{
+    Device, FirmwareFile, ModulePlan, ModuleRequest, NetworkRequest, PackedModule, plan_modules,
+};

@@ -8,12 +8,16 @@ use crate::plan::network::{
     Address, BondMode, Lease, Link, LinkKind, Mac, Network, NetworkLimits, Nic, Reach, Route, covers,
 };
 use nix::errno::Errno;
-use std::fs;
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// How often links and neighbours are looked at while they are waited for.
 const GLANCE: Duration = Duration::from_millis(20);
+
+/// Who holds it may change links; followed by the number of the network namespace.
+const LOCK: &str = "/run/vmcored-network";
 
 /// How long an LACP partner is waited for beyond carrier. One that is there answers within three seconds; without, a bond of
 /// 802.3ad uses one port by itself, which some switches let through.
@@ -132,6 +136,7 @@ pub fn reach(network: &Network, target: IpAddr, tell: &mut dyn FnMut(String)) ->
     let path = network.path_to(target).ok_or(NetError::NoPath(target))?;
     let start = Instant::now();
     let limits = path.limits;
+    let _turn = take_turn(secs(limits.total));
     let mut work = Work { socket: open()?, path, tell, deadline: start + secs(limits.total) };
     let found = work.find_nics(secs(limits.appear))?;
     work.name_nics(&found)?;
@@ -153,6 +158,22 @@ pub fn reach(network: &Network, target: IpAddr, tell: &mut dyn FnMut(String)) ->
 
 fn open() -> Result<Socket, NetError> {
     Socket::open().map_err(|source| NetError::Netlink { doing: "open route netlink", source })
+}
+
+/// One at a time: who tells the cluster and who climbs the ladder are two processes, and their links may be the same. Where no
+/// file can be had or locked, nobody waits.
+fn take_turn(limit: Duration) -> Option<File> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net").map_or(0, |m| m.ino());
+    let path = format!("{LOCK}.{namespace}");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).ok()?;
+    let start = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Some(file),
+            Err(TryLockError::WouldBlock) if start.elapsed() < limit => std::thread::sleep(GLANCE),
+            Err(_) => return None,
+        }
+    }
 }
 
 fn secs(limit: u64) -> Duration {
@@ -232,8 +253,24 @@ impl Work<'_> {
             if !told {
                 (self.tell)(format!("waiting for NIC {missing}"));
                 told = true;
+                self.make_functions(&wanted, &found);
             }
             std::thread::sleep(GLANCE);
+        }
+    }
+
+    /// Has physical functions make the virtual ones that are missing, as many as there were.
+    fn make_functions(&mut self, wanted: &[(String, Nic)], found: &[(String, u32)]) {
+        let missing = wanted.iter().filter(|(name, _)| !found.iter().any(|(n, _)| n == name));
+        for sriov in missing.filter_map(|(_, nic)| nic.sriov.as_ref()) {
+            let knob = format!("/sys/bus/pci/devices/{}/sriov_numvfs", sriov.device);
+            // A number can be changed only from and to none.
+            if fs::read_to_string(&knob).is_ok_and(|n| n.trim() == "0") {
+                (self.tell)(format!("having {} make {} functions", sriov.device, sriov.functions));
+                if let Err(e) = fs::write(&knob, sriov.functions.to_string()) {
+                    (self.tell)(format!("{knob}: {e}"));
+                }
+            }
         }
     }
 

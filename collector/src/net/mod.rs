@@ -15,6 +15,7 @@ pub mod netlink;
 mod bringup;
 pub mod dhcp;
 pub mod fence;
+pub mod kinds;
 pub mod neighbour;
 
 pub use bringup::{NetError, Reached, reach};

@@ -146,6 +146,11 @@ impl Request {
         filled
     }
 
+    /// What follows the header.
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(HEADER..).unwrap_or_default()
+    }
+
     /// The message, complete.
     fn finish(mut self, flags: u16, sequence: u32) -> Vec<u8> {
         let given = self.bytes.get(6..8).and_then(|b| b.try_into().ok()).map_or(0, u16::from_ne_bytes);

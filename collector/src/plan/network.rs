@@ -98,6 +98,19 @@ pub struct Nic {
     /// Its driver. Decides likewise: on Hyper-V a synthetic NIC and the virtual function behind it share an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
+    /// It is a virtual function, which the driver of another device of this machine makes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sriov: Option<Sriov>,
+}
+
+/// The physical function behind a virtual one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sriov {
+    /// Its place on the PCI bus: `0000:03:00.0`.
+    pub device: String,
+    /// How many virtual functions it has.
+    pub functions: u32,
 }
 
 /// A bond, in the kernel's numbers (`IFLA_BOND_*`, Documentation/networking/bonding.rst).
@@ -486,7 +499,12 @@ mod tests {
     fn nic(name: &str, last: u8, master: Option<&str>) -> Link {
         Link {
             name: name.to_owned(),
-            kind: LinkKind::Nic(Nic { mac: Mac([2, 0, 0, 0, 0, last]), device: None, driver: None }),
+            kind: LinkKind::Nic(Nic {
+                mac: Mac([2, 0, 0, 0, 0, last]),
+                device: None,
+                driver: None,
+                sriov: None,
+            }),
             mtu: 1500,
             master: master.map(str::to_owned),
             mac: None,

@@ -7,6 +7,7 @@
 mod file;
 mod firmware;
 mod index;
+mod network;
 mod pattern;
 mod resolve;
 mod settings;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use collector::plan::Module;
 
+pub use self::network::NetworkRequest;
 use self::resolve::{Chosen, Resolver};
 use self::stack::Step;
 use crate::Error;
@@ -28,9 +30,11 @@ pub struct ModuleRequest<'a> {
     pub root: &'a Root,
     /// `uname -r` of the crash kernel.
     pub release: &'a str,
-    /// Kernel name of the target's block device: `vda1`, `nvme0n1p2`.
+    /// Kernel name of the target's block device: `vda1`, `nvme0n1p2`. Empty without one.
     pub block_device: &'a str,
-    /// File system type, as in mount(2): `ext4`.
+    /// The links to the targets on the network.
+    pub network: NetworkRequest<'a>,
+    /// File system type, as in mount(2): `ext4`. Empty without one.
     pub filesystem: &'a str,
     /// More modules to load, by name or alias, after the others.
     pub extra: &'a [String],
@@ -99,16 +103,26 @@ const MOUNT_REQUESTS: [(&str, &[&str]); 2] =
 
 /// Finds the modules and firmware for a target.
 pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
-    let ModuleRequest { root, release, block_device, filesystem, extra, omit } = *request;
+    let ModuleRequest { root, release, block_device, network, filesystem, extra, omit } = *request;
     check_name("kernel release", release)?;
-    check_name("file system", filesystem)?;
 
-    let steps = stack::walk(root, block_device)?;
+    let mut steps = if block_device.is_empty() { Vec::new() } else { stack::walk(root, block_device)? };
+    for nic in network.nics {
+        for step in network::walk(root, nic)? {
+            if !steps.iter().any(|s| s.device.path == step.device.path) {
+                steps.push(step);
+            }
+        }
+    }
     let mut resolver = Resolver::new(root, release, omit)?;
     for step in &steps {
         add_driver(&mut resolver, step)?;
     }
-    add_filesystem(&mut resolver, root, filesystem)?;
+    network::add_kinds(&mut resolver, &network)?;
+    if !filesystem.is_empty() {
+        check_name("file system", filesystem)?;
+        add_filesystem(&mut resolver, root, filesystem)?;
+    }
     for name in extra {
         let why = format!("extra module {name} of the settings");
         if resolver.has(name)? {

@@ -45,6 +45,22 @@ pub(super) fn walk(root: &Root, name: &str) -> Result<Vec<Step>, Error> {
     Ok(walker.steps)
 }
 
+/// As [`walk`] for any devices of sysfs, `others` being what the machine may work without.
+pub(super) fn climb_all<'a>(
+    root: &Root,
+    devices: impl Iterator<Item = &'a PathBuf>,
+    others: impl Iterator<Item = &'a PathBuf>,
+) -> Result<Vec<Step>, Error> {
+    let mut walker = Walker { root, seen: HashSet::new(), steps: Vec::new() };
+    for device in devices {
+        walker.climb(device, 0)?;
+    }
+    for device in others {
+        walker.climb(device, 1)?;
+    }
+    Ok(walker.steps)
+}
+
 /// Layers that the image has no programs to assemble.
 fn refuse_layers(root: &Root, device: &str, disk: &Path) -> Result<(), Error> {
     let layer = file_name(disk);

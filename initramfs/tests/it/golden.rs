@@ -47,6 +47,7 @@ fn run(text: &str) -> String {
         root: &root,
         release: field("release"),
         block_device: field("device"),
+        network: initramfs::NetworkRequest::default(),
         filesystem: field("filesystem"),
         extra: &list("extra"),
         omit: &list("omit"),

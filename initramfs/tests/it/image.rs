@@ -82,6 +82,7 @@ fn machine() -> Machine {
         root: &root,
         release: "6.12.1",
         block_device: "nvme0n1p2",
+        network: initramfs::NetworkRequest::default(),
         filesystem: "xfs",
         extra: &[],
         omit: &[],

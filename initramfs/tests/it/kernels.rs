@@ -34,6 +34,7 @@ fn ext4_on_virtio() {
             root: &root,
             release: &release,
             block_device: "vda1",
+            network: initramfs::NetworkRequest::default(),
             filesystem: "ext4",
             extra: &[],
             omit: &[],

@@ -18,4 +18,5 @@ pub mod measured;
 pub mod oracle;
 pub mod programs;
 pub mod qemu_dump;
+pub mod space;
 pub mod vmcore;
