@@ -5,10 +5,9 @@
 //! identity, limits are numbers.
 
 pub mod network;
-
-use network::{Fence, Network};
 pub mod ssh;
 
+use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
 
 /// Where the plan lies in the image.

@@ -135,6 +135,29 @@ impl Archive {
         }
     }
 
+    /// Adds an entry whose directories may be symbolic links of the archive, as `/lib` is: it goes where they lead.
+    pub(crate) fn add_through(
+        &mut self,
+        path: &str,
+        mode: u32,
+        kind: Kind,
+        data: Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut path = path.to_owned();
+        // As many links as the kernel follows.
+        for _ in 0..40 {
+            let link = path.match_indices('/').skip(1).find_map(|(at, _)| {
+                let entry = self.entries.get(&path[..at]).filter(|e| e.kind == Kind::Symlink)?;
+                Some((at, String::from_utf8_lossy(&entry.data).into_owned()))
+            });
+            let Some((at, target)) = link else { return self.add(&path, mode, kind, data) };
+            let parent = path[..at].rsplit_once('/').map_or("", |(parent, _)| parent);
+            let joined = if target.starts_with('/') { target } else { format!("{parent}/{target}") };
+            path = plain(&format!("{joined}{}", &path[at..]));
+        }
+        Err(Error::Archive { path, reason: "too many symbolic links" })
+    }
+
     /// The entries in archive order.
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.values()
@@ -152,6 +175,19 @@ impl Archive {
         write_entry(&mut out, 0, 0, &trailer);
         out
     }
+}
+
+/// A path without empty components, `.` and `..`.
+fn plain(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn write_entry(out: &mut Vec<u8>, inode: u32, mode: u32, entry: &Entry) {

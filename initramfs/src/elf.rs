@@ -12,6 +12,7 @@ const DATA_LITTLE: u8 = 1;
 
 // Fields of Elf64_Ehdr (System V ABI, "ELF Header"), by offset.
 const E_TYPE: usize = 16;
+const E_MACHINE: usize = 18;
 const E_PHOFF: usize = 32;
 const E_SHOFF: usize = 40;
 const E_PHENTSIZE: usize = 54;
@@ -24,11 +25,24 @@ const E_SIZE: usize = 64;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 
 /// Sizes of Elf64_Phdr and Elf64_Shdr.
 const PHDR: usize = 56;
 const SHDR: usize = 64;
+
+// Tags of Elf64_Dyn, of which each is 16 bytes: tag and value.
+const DT_NULL: usize = 0;
+const DT_NEEDED: usize = 1;
+const DT_STRTAB: usize = 5;
+const DT_RPATH: usize = 15;
+const DT_RUNPATH: usize = 29;
+const DYN: usize = 16;
+/// More entries than any dynamic section has.
+const MAX_DYN: usize = 4096;
+/// The longest string that is taken from one.
+const MAX_STRING: usize = 4096;
 
 struct Elf<'a> {
     bytes: &'a [u8],
@@ -143,6 +157,83 @@ pub(crate) fn strip(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     Ok(bytes)
 }
 
+/// What a program or library says that it needs to be loaded.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Dynamic {
+    /// ELF machine number: libraries must have the same.
+    pub machine: u16,
+    /// The program that loads it: `/lib64/ld-linux-x86-64.so.2`. Libraries have none.
+    pub interpreter: Option<String>,
+    /// Names of libraries.
+    pub needed: Vec<String>,
+    /// Directories where they and their libraries are looked for first, unexpanded; colons between them.
+    pub rpath: Option<String>,
+    /// Directories where they, and they alone, are looked for; replaces `rpath`.
+    pub runpath: Option<String>,
+}
+
+/// Whether bytes begin as ELF does.
+pub(crate) fn is_elf(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// What a 64-bit program or library needs. One that is linked statically needs nothing.
+pub(crate) fn dynamic(bytes: &[u8]) -> Result<Dynamic, &'static str> {
+    let elf = Elf::new(bytes)?;
+    let damaged = "its program headers lead outside of the file";
+    if !matches!(elf.u16(E_TYPE), Some(ET_EXEC | ET_DYN)) {
+        return Err("neither a program nor a library");
+    }
+    let headers = elf.table(E_PHOFF, E_PHENTSIZE, E_PHNUM, PHDR).ok_or(damaged)?;
+    let mut found = Dynamic { machine: elf.u16(E_MACHINE).ok_or(damaged)?, ..Dynamic::default() };
+    let mut table = None;
+    for header in &headers {
+        match elf.u32(*header) {
+            Some(PT_INTERP) => {
+                let range = elf.range(header + 8, header + 32).ok_or(damaged)?;
+                found.interpreter = Some(string(bytes, range.start).ok_or("its interpreter has no name")?);
+            }
+            Some(PT_DYNAMIC) => table = Some(elf.range(header + 8, header + 32).ok_or(damaged)?),
+            _ => {}
+        }
+    }
+    let Some(table) = table else { return Ok(found) };
+    let entries: Vec<(usize, usize)> = table
+        .step_by(DYN)
+        .take(MAX_DYN)
+        .map_while(|at| Some((elf.size(at)?, elf.size(at + 8)?)))
+        .take_while(|(tag, _)| *tag != DT_NULL)
+        .collect();
+    // The table of strings is given by its address in memory.
+    let Some((_, address)) = entries.iter().find(|(tag, _)| *tag == DT_STRTAB) else { return Ok(found) };
+    let strings = headers.iter().find_map(|header| {
+        let file = elf.range(header + 8, header + 32).filter(|_| elf.u32(*header) == Some(PT_LOAD))?;
+        let skip = address.checked_sub(elf.size(header + 16)?)?;
+        (skip < file.len()).then_some(file.start + skip)
+    });
+    let strings = strings.ok_or("its table of strings is nowhere in the file")?;
+    for (tag, value) in entries {
+        if !matches!(tag, DT_NEEDED | DT_RPATH | DT_RUNPATH) {
+            continue;
+        }
+        let text = strings.checked_add(value).and_then(|at| string(bytes, at));
+        let text = text.ok_or("a name in it leads outside of the file")?;
+        match tag {
+            DT_NEEDED => found.needed.push(text),
+            DT_RPATH => found.rpath = Some(text),
+            _ => found.runpath = Some(text),
+        }
+    }
+    Ok(found)
+}
+
+/// The text up to a zero.
+fn string(bytes: &[u8], at: usize) -> Option<String> {
+    let bytes = bytes.get(at..)?;
+    let end = bytes.iter().take(MAX_STRING).position(|b| *b == 0)?;
+    String::from_utf8(bytes.get(..end)?.to_vec()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +288,20 @@ mod tests {
         assert_eq!(strip(object), Err("not a program"));
     }
 
+    /// The test itself is a program of this machine, and what it needs is known.
+    #[test]
+    fn a_real_program_is_understood() {
+        let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let found = dynamic(&bytes).unwrap();
+        assert!(found.interpreter.as_deref().is_none_or(|i| i.starts_with('/')), "{found:?}");
+        assert_eq!(
+            found.interpreter.is_some(),
+            found.needed.iter().any(|n| n.starts_with("libc.")),
+            "{found:?}"
+        );
+        assert_ne!(found.machine, 0);
+    }
+
     proptest! {
         #[test]
         fn damage_is_no_panic(
@@ -208,7 +313,9 @@ mod tests {
             }
             let _ = section(&bytes, ".modinfo");
             let _ = strip(bytes.clone());
+            let _ = dynamic(&bytes);
             bytes.truncate(end);
+            let _ = dynamic(&bytes);
             let _ = section(&bytes, ".modinfo");
             let _ = strip(bytes);
         }

@@ -129,6 +129,34 @@ pub enum Error {
         /// The module file the plan wants in the image.
         path: String,
     },
+    /// A program or file to pack is not there.
+    #[error("{path} is not there{}", needed_by(chain))]
+    NoFile {
+        /// The file.
+        path: String,
+        /// Who needs it, the first that was asked for in front.
+        chain: Vec<String>,
+    },
+    /// A library is in none of the places where it is looked for.
+    #[error("library {library} is not there{}; looked for in {}", needed_by(chain), searched.join(", "))]
+    NoLibrary {
+        /// Its name.
+        library: String,
+        /// Who needs it, the first that was asked for in front.
+        chain: Vec<String>,
+        /// The directories.
+        searched: Vec<String>,
+    },
+    /// A file to pack cannot run in the image.
+    #[error("{path} cannot be packed: {reason}{}", needed_by(chain))]
+    BadProgram {
+        /// The file.
+        path: String,
+        /// Who needs it, the first that was asked for in front.
+        chain: Vec<String>,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The plan cannot be written down.
     #[error("cannot encode the plan")]
     Encode(#[source] serde_json::Error),
@@ -150,4 +178,9 @@ pub enum Error {
         /// `packed` or `unpacked`.
         layer: &'static str,
     },
+}
+
+/// `, needed by /usr/bin/ssh, /usr/lib/libx.so.1`, or nothing.
+fn needed_by(chain: &[String]) -> String {
+    if chain.is_empty() { String::new() } else { format!(", needed by {}", chain.join(" -> ")) }
 }

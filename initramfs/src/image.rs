@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 pub use crate::compress::Compression;
 pub use crate::cpio::{Entry, Kind};
 
+use crate::programs::Packed;
 use crate::root::Root;
 use crate::{Error, ModulePlan, compress, cpio, elf};
 
@@ -67,6 +68,17 @@ const MOUNT_POINTS: [&str; 6] = ["/dev", "/proc", "/run", "/sys", "/target", "/t
 /// Builds the image: the collector as `/init`, the plan, the modules and the firmware, and nothing else. `plan` must
 /// load exactly the modules of `modules` ([`ModulePlan::for_plan`]).
 pub fn build(plan: &Plan, modules: &ModulePlan, collector: &Path, options: &Options) -> Result<Image, Error> {
+    build_with(plan, modules, collector, &Packed::default(), options)
+}
+
+/// As [`build`], with programs and files besides.
+pub fn build_with(
+    plan: &Plan,
+    modules: &ModulePlan,
+    collector: &Path,
+    packed: &Packed,
+    options: &Options,
+) -> Result<Image, Error> {
     if plan.modules != modules.for_plan() {
         let packed = |m: &&collector::plan::Module| modules.modules.iter().any(|p| p.plan == **m);
         let odd = plan.modules.iter().find(|m| !packed(m)).map_or("other modules", |m| m.path.as_str());
@@ -89,11 +101,15 @@ pub fn build(plan: &Plan, modules: &ModulePlan, collector: &Path, options: &Opti
     archive.add("/dev/console", 0o600, Kind::CharDevice { major: 5, minor: 1 }, Vec::new())?;
     // Where the kernel has no console, the run-time of a Rust program opens this in its place, or aborts.
     archive.add("/dev/null", 0o666, Kind::CharDevice { major: 1, minor: 3 }, Vec::new())?;
+    // First what may be a link in the way of others: `/lib`.
+    for (path, file) in packed.files() {
+        archive.add(path, file.mode, file.kind, file.data.clone())?;
+    }
     for module in &modules.modules {
-        archive.add(&module.plan.path, 0o644, Kind::File, compress::read_file(&module.source)?)?;
+        archive.add_through(&module.plan.path, 0o644, Kind::File, compress::read_file(&module.source)?)?;
     }
     for file in &modules.firmware {
-        archive.add(&file.path, 0o644, Kind::File, compress::read_file(&file.source)?)?;
+        archive.add_through(&file.path, 0o644, Kind::File, compress::read_file(&file.source)?)?;
     }
 
     let entries = archive.entries().map(Listed::from).collect();

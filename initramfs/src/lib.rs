@@ -6,7 +6,9 @@
 //! modules.dep, .alias, .softdep, .builtin ─ modules::index ────────────┤
 //! modprobe.d, /proc/cmdline ─ modules::settings ───────────────────────┴► modules::resolve ─► ModulePlan
 //!                                                                                               │
-//! Plan + ModulePlan + collector ─ image::build ─► elf::strip ─► cpio ─► compress ─► Image { bytes, id }
+//! /usr/bin/ssh, its libraries, keys ─ programs ─► Packed ───────────┐                           │
+//!                                                                   ▼                           ▼
+//! Plan + ModulePlan + Packed + collector ─ image::build_with ─► elf::strip ─► cpio ─► compress ─► Image { bytes, id }
 //! ```
 //!
 //! It decides which modules and firmware the target needs, and packs. It does not decide what the target is, which
@@ -24,9 +26,11 @@ mod elf;
 mod error;
 pub mod image;
 pub mod modules;
+pub mod programs;
 pub mod root;
 
 pub use error::Error;
 pub use modules::{
     Device, FirmwareFile, ModulePlan, ModuleRequest, NetworkRequest, PackedModule, plan_modules,
 };
+pub use programs::Packed;
