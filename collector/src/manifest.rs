@@ -43,7 +43,7 @@ pub enum Stage {
     Modules,
     /// Waiting for the target's device, and mounting it.
     Devices,
-    /// Network; later.
+    /// Links, addresses and routes to a target on the network.
     Network,
     /// The kernel log.
     Dmesg,

@@ -87,6 +87,8 @@ codes! {
     ENGINE_KILLED = 605,
     /// The engine or another stage ran over its deadline.
     DEADLINE = 606,
+    /// The network did not come up, or the target's next hop does not answer.
+    NETWORK_FAILED = 607,
 }
 
 /// One soft error.

@@ -3,6 +3,7 @@
 
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
+use crate::network::{self, NetworkError};
 use crate::settings::{Settings, TargetSettings, sanitise_host};
 use collector::plan::{DeviceId, LocalTarget, PLAN_VERSION, Plan, Target};
 use collector::target::identity::{self, Identity};
@@ -118,6 +119,9 @@ pub enum ResolveError {
     /// No crash kernel.
     #[error(transparent)]
     Kernel(#[from] KernelImageError),
+    /// No way to a target on the network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Modules, links.
     #[error(transparent)]
     Image(#[from] initramfs::Error),
@@ -130,11 +134,13 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let kernel = KernelImage::find(root, settings.kernel.image.as_ref(), &running)?;
     let mut warnings = Vec::new();
     let found = find_target(&settings.target, root, &mut warnings)?;
+    let (recorded, fence) = network::for_settings(settings, root)?;
+    warnings.extend(recorded.warnings.iter().cloned());
     let modules = plan_modules(&ModuleRequest {
         root,
         release: &kernel.release,
         block_device: &found.name,
-        network: initramfs::NetworkRequest::default(),
+        network: recorded.request(),
         filesystem: &found.filesystem,
         extra: &settings.image.extra_modules,
         omit: &settings.image.omit_modules,
@@ -156,8 +162,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
             options: settings.target.options.clone().unwrap_or_default(),
             directory: found.directory,
         })],
-        network: None,
-        fence: None,
+        network: recorded.for_plan(),
+        fence,
         dumps: settings.dumps.clone(),
         limits: settings.limits,
         final_action: settings.final_action,

@@ -3,6 +3,7 @@
 //! [`parse`] takes the text; [`load`] does the I/O. Every complaint is a [`Diagnostic`] that points into the file.
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use collector::plan::network::Fence;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits};
 use serde::Deserialize;
 use std::io;
@@ -27,6 +28,8 @@ pub struct Settings {
     pub limits: Limits,
     /// First part of the dump's directory; the hostname unless set.
     pub host: Option<String>,
+    /// The other nodes of a cluster, which are told that this one dumps.
+    pub fence: Option<FenceSettings>,
     /// What to do when the dump is not complete.
     pub on_failure: Action,
     /// What to do when it is.
@@ -72,6 +75,34 @@ pub struct ImageSettings {
     pub collector: Option<PathBuf>,
 }
 
+/// `[fence_kdump]`: as `fence_kdump_send` of fence-agents has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FenceSettings {
+    /// Names or addresses of the other nodes.
+    pub nodes: Vec<String>,
+    /// UDP port.
+    pub port: u16,
+    /// Seconds between messages.
+    pub interval: u32,
+    /// How many messages; 0 until the end.
+    pub count: u32,
+    /// Which of a node's addresses are told.
+    pub family: Family,
+}
+
+/// Which addresses of a host are used.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// The first that has a way.
+    #[default]
+    Auto,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -84,6 +115,7 @@ impl Default for Settings {
             dumps: vec![default_dump()],
             limits: Limits::default(),
             host: None,
+            fence: None,
             on_failure: Action::Reboot,
             final_action: Action::Reboot,
             kernel: KernelSettings::default(),
@@ -130,6 +162,7 @@ struct RawSettings {
     dump: Option<Vec<RawDump>>,
     limits: Option<RawLimits>,
     host: Option<Spanned<String>>,
+    fence_kdump: Option<Spanned<RawFence>>,
     on_failure: Option<Action>,
     final_action: Option<Action>,
     kernel: Option<RawKernel>,
@@ -164,6 +197,16 @@ struct RawLimits {
     stall: Option<Spanned<i64>>,
     engine: Option<Spanned<i64>>,
     finish: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFence {
+    nodes: Vec<Spanned<String>>,
+    port: Option<Spanned<i64>>,
+    interval: Option<Spanned<i64>>,
+    count: Option<Spanned<i64>>,
+    family: Option<Family>,
 }
 
 #[derive(Deserialize)]
@@ -254,6 +297,7 @@ impl Check<'_> {
             dumps: raw.dump.map_or(default.dumps, |dumps| self.dumps(dumps)),
             limits,
             host: raw.host.map(|h| self.host(h)),
+            fence: raw.fence_kdump.map(|f| self.fence(f)),
             on_failure: raw.on_failure.unwrap_or(default.on_failure),
             final_action: raw.final_action.unwrap_or(default.final_action),
             kernel: raw.kernel.map(|k| self.kernel(k)).unwrap_or_default(),
@@ -370,6 +414,51 @@ impl Check<'_> {
             stall: seconds(raw.stall, default.stall),
             engine: seconds(raw.engine, default.engine),
             finish: seconds(raw.finish, default.finish),
+        }
+    }
+
+    fn fence(&mut self, raw: Spanned<RawFence>) -> FenceSettings {
+        let span = raw.span();
+        let raw = raw.into_inner();
+        let mut nodes = Vec::new();
+        for node in raw.nodes {
+            let name = node.get_ref();
+            if name.is_empty()
+                || name.starts_with('-')
+                || name.contains(|c: char| c.is_whitespace() || c == '/')
+            {
+                let advice = "expected a host name or an address";
+                self.complain(node.span(), format!("{name:?} is no node"), advice);
+            }
+            nodes.push(node.into_inner());
+        }
+        if nodes.is_empty() {
+            let advice = "name the other nodes of the cluster, or leave [fence_kdump] out";
+            self.complain(span.start..span.start, "[fence_kdump] has no nodes", advice);
+        }
+        let mut number =
+            |raw: Option<Spanned<i64>>, range: std::ops::RangeInclusive<u32>, default: u32, what: &str| {
+                let Some(raw) = raw else { return default };
+                match u32::try_from(*raw.get_ref()) {
+                    Ok(n) if range.contains(&n) => n,
+                    _ => {
+                        let message = format!("{what} of {}", raw.get_ref());
+                        self.complain(
+                            raw.span(),
+                            message,
+                            &format!("expected {} to {}", range.start(), range.end()),
+                        );
+                        default
+                    }
+                }
+            };
+        let port = number(raw.port, 1..=65535, u32::from(Fence::PORT), "a port");
+        FenceSettings {
+            nodes,
+            port: u16::try_from(port).unwrap_or(Fence::PORT),
+            interval: number(raw.interval, 1..=3600, Fence::INTERVAL, "an interval"),
+            count: number(raw.count, 0..=u32::MAX, 0, "a count"),
+            family: raw.family.unwrap_or_default(),
         }
     }
 
@@ -569,6 +658,11 @@ collector = "/opt/c"
         let keys = [
             "host",
             "on_failure",
+            "nodes",
+            "port",
+            "interval",
+            "count",
+            "family",
             "final_action",
             "device",
             "path",

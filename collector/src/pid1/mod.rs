@@ -14,6 +14,7 @@ mod last;
 mod meter;
 mod modules;
 mod mounts;
+mod network;
 mod report;
 mod story;
 #[cfg(test)]
@@ -83,6 +84,7 @@ fn supervise() -> (Action, String) {
         mounts::meminfo_kib("MemAvailable").unwrap_or(0),
     );
     load_modules(&plan, &mut story);
+    network::tell_cluster(&plan);
     let (outcome, directory, story) = climb(&plan, story);
     fault::supervisor();
 

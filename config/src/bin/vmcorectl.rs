@@ -9,6 +9,7 @@ use config::arm::{self, Outcome, Prepared};
 use config::dump::info::Info;
 use config::dump::verify::Report;
 use config::kexec::{KexecError, KexecState};
+use config::network::explain::Explained;
 use config::settings::{self, SETTINGS_PATH, Settings};
 use config::{resolve, status};
 use initramfs::image::{self, Kind};
@@ -83,6 +84,9 @@ enum Command {
     /// Build images and look into them
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Look at the places for dumps
+    #[command(subcommand)]
+    Target(TargetCommand),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -110,6 +114,19 @@ enum ImageCommand {
         path: String,
         /// The image [default: the one loaded]
         file: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum TargetCommand {
+    /// Draw the way to a host, down to NICs and drivers, as the crash kernel would take it
+    Explain {
+        /// Names or addresses, fe80::1%eth0 where link-local [default: those of the settings]
+        #[arg(value_name = "HOST")]
+        hosts: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -219,6 +236,11 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
                 bail!("{path} is not a file");
             }
             io::stdout().lock().write_all(&entry.data)?;
+        }
+        Command::Target(TargetCommand::Explain { hosts, json }) => {
+            let explained = Explained::read(&read_settings(cli, &root)?, hosts, &root)?;
+            print(&explained, *json)?;
+            return Ok(ExitCode::from(u8::from(explained.is_out_of_reach()) * 2));
         }
         Command::Config(ConfigCommand::Show) => {
             let resolved = resolve::resolve(&read_settings(cli, &root)?, &root)?;

@@ -9,6 +9,7 @@
 //! What the crash kernel could not make again is refused here, with the reason. Nothing is changed: every message is a
 //! question.
 
+pub mod explain;
 pub mod names;
 mod route;
 mod stack;
@@ -16,9 +17,11 @@ mod way;
 
 pub use way::{LinkShown, Way, find};
 
+use crate::settings::{Family, Settings};
+use collector::engine::chain;
 use collector::net::link::{self, LinkState};
 use collector::net::netlink::{NetlinkError, Request, Socket, attributes, u32_at};
-use collector::plan::network::{BridgeVlan, Network};
+use collector::plan::network::{BridgeVlan, Fence, Network};
 use initramfs::root::Root;
 use std::net::IpAddr;
 
@@ -184,6 +187,11 @@ impl Recorded {
         self.ipv6 |= way.network.addresses.iter().any(|a| a.address.is_ipv6());
     }
 
+    /// The network of the plan; none where nothing is on it.
+    pub fn for_plan(&self) -> Option<Network> {
+        Some(self.network.clone()).filter(|n| !n.reach.is_empty())
+    }
+
     /// What the image's modules are chosen by.
     pub fn request(&self) -> initramfs::NetworkRequest<'_> {
         initramfs::NetworkRequest { nics: &self.nics, kinds: &self.kinds, ipv6: self.ipv6 }
@@ -205,6 +213,40 @@ pub fn record(view: &mut View, host: &str, port: u16, root: &Root) -> Result<Vec
         Some(e) if ways.is_empty() => Err(e),
         _ => Ok(ways),
     }
+}
+
+/// The ways to all that the settings name on the network, and whom to tell.
+///
+/// A node of the cluster that cannot be told is a warning: the dump is worth having all the same.
+pub fn for_settings(settings: &Settings, root: &Root) -> Result<(Recorded, Option<Fence>), NetworkError> {
+    let mut recorded = Recorded::default();
+    let Some(wanted) = &settings.fence else { return Ok((recorded, None)) };
+    let mut view = View::read()?;
+    let mut fence =
+        Fence { nodes: Vec::new(), port: wanted.port, interval: wanted.interval, count: wanted.count };
+    for node in &wanted.nodes {
+        let fits = |way: &&Way| match wanted.family {
+            Family::Auto => true,
+            Family::Ipv4 => way.address.is_ipv4(),
+            Family::Ipv6 => way.address.is_ipv6(),
+        };
+        match record(&mut view, node, wanted.port, root) {
+            Ok(ways) => match ways.iter().find(fits) {
+                Some(way) => {
+                    recorded.add(way);
+                    fence.nodes.push(way.address);
+                }
+                None => {
+                    let why = format!("{node} is not told of a dump: no address of that family");
+                    recorded.warnings.push(why);
+                }
+            },
+            // Every node's list has the node itself.
+            Err(NetworkError::Ourselves(_)) => {}
+            Err(e) => recorded.warnings.push(format!("{node} is not told of a dump: {}", chain(&e))),
+        }
+    }
+    Ok((recorded, Some(fence).filter(|f| !f.nodes.is_empty())))
 }
 
 #[cfg(test)]
