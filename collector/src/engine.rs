@@ -3,7 +3,7 @@
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::erase;
 use crate::filter::{Level, Selection, exclude_vmemmap, select};
-use crate::format::{DumpSink, Job, SinkFailure, Written, elf, kdump, raw, split};
+use crate::format::{DumpSink, Job, SinkFailure, Written, elf, estimate, kdump, raw, split};
 use crate::kernel::printk;
 use crate::kernel::{Kernel, Step};
 use crate::manifest::{CrashedKernel, DumpReport};
@@ -262,6 +262,22 @@ impl<'a> Engine<'a> {
     pub fn select(&mut self, level: Level, progress: &dyn Progress) -> Option<&Selection> {
         self.scan(level.bits(), false, progress);
         self.selection.as_ref().map(|(_, selection)| selection)
+    }
+
+    /// About how many bytes [`Engine::dump`] will write: of a dump that compresses pages from a sample of them.
+    pub fn estimate(&mut self, spec: &DumpSpec, progress: &dyn Progress) -> u64 {
+        if spec.format == Format::Raw {
+            return self.vmcore.source().size();
+        }
+        self.scan(spec.level, spec.exclude_vmemmap, progress);
+        let Some((_, selection)) = &self.selection else { return 0 };
+        let (codec, zeros) = match spec.format {
+            Format::Kdump => (spec.compression, selection.level.has(Level::ZERO)),
+            // What lz4 does to a whole stream, lzo does to pages, or less.
+            _ if spec.compression == Compression::Lz4 => (Compression::Lzo, false),
+            _ => (Compression::None, false),
+        };
+        estimate(&selection.keep, &self.vmcore, codec, zeros)
     }
 
     /// Makes the selection for a level, unless it is there; returns how long that took.

@@ -41,7 +41,7 @@ pub enum Stage {
     Mount,
     /// Kernel modules.
     Modules,
-    /// Waiting for the target's device, and mounting it.
+    /// Reaching the target: its device or server, and the mount or connection.
     Devices,
     /// Links, addresses and routes to a target on the network.
     Network,
@@ -77,6 +77,19 @@ pub struct StageRecord {
     /// Its length, milliseconds.
     pub took_ms: u64,
     /// `None` when it succeeded, else why it did not.
+    pub failure: Option<String>,
+}
+
+/// What became of one target of the ladder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TargetRecord {
+    /// The target, as the plan has it.
+    pub target: String,
+    /// How much was saved there.
+    pub outcome: Outcome,
+    /// The directory there, if one was made.
+    pub directory: Option<String>,
+    /// The first thing that went wrong.
     pub failure: Option<String>,
 }
 
@@ -141,6 +154,9 @@ pub struct Manifest {
     pub kernel: CrashedKernel,
     /// The dumps, in the plan's order.
     pub dumps: Vec<DumpReport>,
+    /// The targets that were tried, in their order, this one last.
+    #[serde(default)]
+    pub targets: Vec<TargetRecord>,
     /// The stages that ran.
     pub stages: Vec<StageRecord>,
     /// Soft errors.

@@ -5,16 +5,18 @@
 //! identity, limits are numbers.
 
 pub mod network;
+pub mod share;
 pub mod ssh;
 
 use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
+use share::ShareTarget;
 
 /// Where the plan lies in the image.
 pub const PLAN_PATH: &str = "/plan.json";
 
 /// Version of this structure; a collector refuses a plan of another version.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 
 /// What to do after the crash.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,8 +30,8 @@ pub struct Plan {
     pub kernel_release: String,
     /// Modules to load, in this order.
     pub modules: Vec<Module>,
-    /// Where dumps go, in the order to try. One for now.
-    pub targets: Vec<Target>,
+    /// The ladder: where dumps go, in the order to try.
+    pub targets: Vec<Rung>,
     /// The links, addresses and routes that lead to targets on the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
@@ -61,12 +63,69 @@ pub struct Module {
     pub required: bool,
 }
 
+/// One target of the ladder.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rung {
+    /// The place.
+    pub to: Target,
+    /// Filter level of its dumps in place of their own, 0 to 31.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<u8>,
+    /// Deadlines in place of those of the plan.
+    #[serde(default, skip_serializing_if = "RungLimits::is_default")]
+    pub limits: RungLimits,
+}
+
+/// Deadlines of one target, in seconds; `None` is what [`Limits`] says.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RungLimits {
+    /// To reach it: for its device to appear, and again for its mount or connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reach: Option<u64>,
+    /// Without progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<u64>,
+    /// For all its dumps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+}
+
+impl RungLimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A place for dumps.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Target {
     /// A directory of a file system on a local block device.
     Local(LocalTarget),
+    /// A directory of a file system that somebody else keeps.
+    Share(ShareTarget),
+}
+
+impl Target {
+    /// Whether it lies on a disk of this machine: then it is quickly reached, and needs no network.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Local(_) => true,
+            Self::Share(_) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local(local) => write!(f, "{} {}", local.device, local.directory),
+            Self::Share(share) => share.fmt(f),
+        }
+    }
 }
 
 /// A directory of a file system on a local block device.

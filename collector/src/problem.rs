@@ -59,6 +59,8 @@ codes! {
     TARGET_FULL = 501,
     /// Writing to the target failed.
     TARGET_WRITE_FAILED = 502,
+    /// The target has not enough room for the dump as it was asked for; a higher level was taken.
+    LEVEL_RAISED = 503,
     /// The SSH server could not be reached: refused, no route, no answer.
     SSH_UNREACHABLE = 531,
     /// The SSH server's host key is not the one that was pinned before the crash.

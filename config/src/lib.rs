@@ -29,3 +29,4 @@ pub mod network;
 pub mod resolve;
 pub mod settings;
 pub mod status;
+pub mod target;

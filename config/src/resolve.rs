@@ -3,9 +3,10 @@
 
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
-use crate::network::{self, NetworkError};
-use crate::settings::{Settings, TargetSettings, sanitise_host};
-use collector::plan::{DeviceId, LocalTarget, PLAN_VERSION, Plan, Target};
+use crate::network::{self, NetworkError, View};
+use crate::settings::{LocalSettings, Place, Settings, sanitise_host};
+use crate::target::share::{self, ShareError};
+use collector::plan::{DeviceId, LocalTarget, PLAN_VERSION, Plan, Rung, Target};
 use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
 use initramfs::{ModulePlan, ModuleRequest, plan_modules};
@@ -30,8 +31,8 @@ pub struct Resolved {
     pub kernel: KernelImage,
     /// The collector to pack, as we open it.
     pub collector: PathBuf,
-    /// The target's device node now: `/dev/vda1`.
-    pub node: PathBuf,
+    /// The device node of each target now, if it has one: `/dev/vda1`.
+    pub nodes: Vec<Option<PathBuf>>,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -116,6 +117,9 @@ pub enum ResolveError {
     /// The collector is not installed.
     #[error("no collector at {0}: install it, or name it with `collector` in [image]")]
     NoCollector(String),
+    /// A share cannot be a target.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// No crash kernel.
     #[error(transparent)]
     Kernel(#[from] KernelImageError),
@@ -133,16 +137,57 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let running = root.read_line(RELEASE)?.ok_or(ResolveError::NoProc(RELEASE))?;
     let kernel = KernelImage::find(root, settings.kernel.image.as_ref(), &running)?;
     let mut warnings = Vec::new();
-    let found = find_target(&settings.target, root, &mut warnings)?;
-    let (recorded, fence) = network::for_settings(settings, root)?;
+    let mut extra = settings.image.extra_modules.clone();
+    let (mut devices, mut filesystems) = (Vec::new(), Vec::new());
+    let (mut targets, mut nodes) = (Vec::new(), Vec::new());
+    let (mut recorded, fence) = network::for_settings(settings, root)?;
+    let mut view: Option<View> = None;
+    for target in &settings.targets {
+        let (to, node) = match &target.place {
+            Place::Local(local) => {
+                let found = find_target(local, root, &mut warnings)?;
+                devices.push(found.name);
+                filesystems.push(found.filesystem.clone());
+                let to = LocalTarget {
+                    device: found.id,
+                    filesystem: found.filesystem,
+                    options: local.options.clone().unwrap_or_default(),
+                    directory: found.directory,
+                };
+                (Target::Local(to), Some(found.node))
+            }
+            Place::Share(settings) => {
+                let mut server = None;
+                if let Some(host) = share::server(settings) {
+                    let view = match &mut view {
+                        Some(view) => view,
+                        none => none.insert(View::read()?),
+                    };
+                    // Every address has a way; the first is the one that the resolver prefers.
+                    for way in network::record(view, host, share::NFS_PORT, root)?.into_iter().take(1) {
+                        recorded.add(&way);
+                        server = Some(way.address);
+                    }
+                }
+                let share = share::resolve(settings, server)?;
+                filesystems.push(settings.kind.filesystem().to_owned());
+                extra.extend(share.modules.iter().map(|name| (*name).to_owned()));
+                warnings.extend(share.warnings);
+                (Target::Share(share.target), None)
+            }
+        };
+        targets.push(Rung { to, level: target.level, limits: target.limits });
+        nodes.push(node);
+    }
+    devices.dedup();
     warnings.extend(recorded.warnings.iter().cloned());
     let modules = plan_modules(&ModuleRequest {
         root,
         release: &kernel.release,
-        block_device: &found.name,
+        block_devices: &devices,
         network: recorded.request(),
-        filesystem: &found.filesystem,
-        extra: &settings.image.extra_modules,
+        filesystems: &filesystems,
+        extra: &extra,
         omit: &settings.image.omit_modules,
     })?;
     warnings.extend(modules.notes.iter().cloned());
@@ -156,12 +201,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         host,
         kernel_release: kernel.release.clone(),
         modules: modules.for_plan(),
-        targets: vec![Target::Local(LocalTarget {
-            device: found.id,
-            filesystem: found.filesystem,
-            options: settings.target.options.clone().unwrap_or_default(),
-            directory: found.directory,
-        })],
+        targets,
         network: recorded.for_plan(),
         fence,
         dumps: settings.dumps.clone(),
@@ -170,7 +210,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         on_failure: settings.on_failure,
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
-    Ok(Resolved { plan, modules, kernel, collector, node: found.node, warnings })
+    Ok(Resolved { plan, modules, kernel, collector, nodes, warnings })
 }
 
 struct Found {
@@ -183,7 +223,7 @@ struct Found {
 }
 
 fn find_target(
-    target: &TargetSettings,
+    target: &LocalSettings,
     root: &Root,
     warnings: &mut Vec<String>,
 ) -> Result<Found, ResolveError> {
@@ -230,7 +270,7 @@ fn mount_of<'a>(path: &str, root: &Root, mounts: &'a [Mount]) -> Result<(&'a Mou
             }
             "tmpfs" | "ramfs" | "rootfs" => "it dies with the kernel; set `path` to a directory on a disk",
             "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "virtiofs" | "ceph" => {
-                "targets on the network are not supported yet; set `path` to a directory on a local disk"
+                "name the share itself: `nfs`, `virtiofs` or `9p` in [[target]]"
             }
             "btrfs" => "btrfs is not supported yet; set `path` to a directory on ext4 or xfs",
             _ => "set `path` to a directory on a local disk",
@@ -322,7 +362,7 @@ fn refuse_swap(node: &Path, identity: &Identity, root: &Root) -> Result<(), Reso
 }
 
 fn filesystem_of(
-    target: &TargetSettings,
+    target: &LocalSettings,
     mounted_as: Option<String>,
     identity: &Identity,
     node: &str,

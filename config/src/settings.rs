@@ -4,7 +4,8 @@
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use collector::plan::network::Fence;
-use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits};
+use collector::plan::share::ShareKind;
+use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
 use serde::Deserialize;
 use std::io;
 use std::ops::Range;
@@ -20,8 +21,8 @@ pub const DEFAULT_PATH: &str = "/var/crash";
 /// Everything the user can decide.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
-    /// Where the dump goes.
-    pub target: TargetSettings,
+    /// The ladder: where dumps go, in the order to try.
+    pub targets: Vec<TargetSettings>,
     /// What is written there, in this order.
     pub dumps: Vec<DumpSpec>,
     /// Deadlines.
@@ -43,6 +44,26 @@ pub struct Settings {
 /// `[[target]]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TargetSettings {
+    /// The place.
+    pub place: Place,
+    /// Filter level in place of that of the dumps.
+    pub level: Option<u8>,
+    /// Deadlines in place of those of `[limits]`.
+    pub limits: RungLimits,
+}
+
+/// What a `[[target]]` is: `nfs`, `virtiofs` and `9p` name shares, any other is local.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// A directory on a disk of this machine.
+    Local(LocalSettings),
+    /// A directory on a share.
+    Share(ShareSettings),
+}
+
+/// A target on a disk of this machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LocalSettings {
     /// The device; without it, the one that holds `path`.
     pub device: Option<DeviceId>,
     /// Absolute directory: as seen on the running system without `device`, else below the root of its file system.
@@ -50,6 +71,19 @@ pub struct TargetSettings {
     /// File system type; found out unless set.
     pub filesystem: Option<String>,
     /// Mount options for the crash kernel.
+    pub options: Option<String>,
+}
+
+/// A target on a share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShareSettings {
+    /// Which protocol.
+    pub kind: ShareKind,
+    /// `server:/export`, or the tag of a virtual machine's share.
+    pub source: String,
+    /// Absolute directory below the root of the share.
+    pub path: String,
+    /// Mount options.
     pub options: Option<String>,
 }
 
@@ -106,12 +140,16 @@ pub enum Family {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            target: TargetSettings {
-                device: None,
-                path: DEFAULT_PATH.to_owned(),
-                filesystem: None,
-                options: None,
-            },
+            targets: vec![TargetSettings {
+                place: Place::Local(LocalSettings {
+                    device: None,
+                    path: DEFAULT_PATH.to_owned(),
+                    filesystem: None,
+                    options: None,
+                }),
+                level: None,
+                limits: RungLimits::default(),
+            }],
             dumps: vec![default_dump()],
             limits: Limits::default(),
             host: None,
@@ -172,10 +210,24 @@ struct RawSettings {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTarget {
-    device: Option<DeviceId>,
+    device: Option<Spanned<DeviceId>>,
+    nfs: Option<Spanned<String>>,
+    virtiofs: Option<Spanned<String>>,
+    #[serde(rename = "9p")]
+    plan9: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
     filesystem: Option<Spanned<String>>,
     options: Option<Spanned<String>>,
+    level: Option<Spanned<i64>>,
+    limits: Option<RawRungLimits>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRungLimits {
+    reach: Option<Spanned<i64>>,
+    stall: Option<Spanned<i64>>,
+    total: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize)]
@@ -293,7 +345,7 @@ impl Check<'_> {
         let default = Settings::default();
         let limits = self.limits(raw.limits);
         Settings {
-            target: self.target(raw.target),
+            targets: if raw.target.is_empty() { default.targets } else { self.targets(raw.target) },
             dumps: raw.dump.map_or(default.dumps, |dumps| self.dumps(dumps)),
             limits,
             host: raw.host.map(|h| self.host(h)),
@@ -305,25 +357,62 @@ impl Check<'_> {
         }
     }
 
-    fn target(&mut self, raw: Vec<Spanned<RawTarget>>) -> TargetSettings {
-        let default = Settings::default().target;
-        let mut raw = raw.into_iter();
-        let Some(first) = raw.next() else { return default };
-        for more in raw {
-            let span = more.span();
+    fn targets(&mut self, raw: Vec<Spanned<RawTarget>>) -> Vec<TargetSettings> {
+        raw.into_iter()
+            .map(|target| {
+                let start = target.span().start;
+                let mut target = target.into_inner();
+                let level = target.level.take().map(|level| self.level(&level));
+                let limits = target.limits.take().map(|limits| RungLimits {
+                    reach: limits.reach.map(|v| self.limit(v)),
+                    stall: limits.stall.map(|v| self.limit(v)),
+                    total: limits.total.map(|v| self.limit(v)),
+                });
+                TargetSettings { place: self.place(target, start), level, limits: limits.unwrap_or_default() }
+            })
+            .collect()
+    }
+
+    fn place(&mut self, raw: RawTarget, start: usize) -> Place {
+        let path = raw.path.map_or(DEFAULT_PATH.to_owned(), |p| self.absolute(p));
+        let options = raw.options.map(|o| self.word(o, "mount options"));
+        let shares =
+            [(ShareKind::Nfs, raw.nfs), (ShareKind::Virtiofs, raw.virtiofs), (ShareKind::Plan9, raw.plan9)];
+        let mut shares = shares.into_iter().filter_map(|(kind, source)| Some((kind, source?)));
+        let Some((kind, source)) = shares.next() else {
+            return Place::Local(LocalSettings {
+                path,
+                device: raw.device.map(Spanned::into_inner),
+                filesystem: raw.filesystem.map(|f| self.word(f, "a file system type")),
+                options,
+            });
+        };
+        if shares.next().is_some() || raw.device.is_some() || raw.filesystem.is_some() {
             self.complain(
-                span.start..span.start,
-                "a second [[target]]",
-                "a ladder of targets is not supported yet: keep one",
+                start..start,
+                "a [[target]] that is several places at once",
+                "give one of `device`, `nfs`, `virtiofs` and `9p` (`filesystem` goes with `device`), and another [[target]] for the next",
             );
         }
-        let first = first.into_inner();
-        let path = first.path.map_or(default.path, |p| self.absolute(p));
-        TargetSettings {
-            path,
-            device: first.device,
-            filesystem: first.filesystem.map(|f| self.word(f, "a file system type")),
-            options: first.options.map(|o| self.word(o, "mount options")),
+        let span = source.span();
+        let source = self.word(source, "what to mount");
+        if kind == ShareKind::Nfs && source.split_once(":/").is_none_or(|(server, _)| server.is_empty()) {
+            self.complain(span, format!("{source:?} is no NFS export"), "expected server:/export");
+        }
+        Place::Share(ShareSettings { kind, source, path, options })
+    }
+
+    fn level(&mut self, level: &Spanned<i64>) -> u8 {
+        match u8::try_from(*level.get_ref()) {
+            Ok(l) if l <= 31 => l,
+            _ => {
+                self.complain(
+                    level.span(),
+                    format!("level {} is out of range", level.get_ref()),
+                    "expected 0 (every page) to 31 (drop zero, cache, user and free pages)",
+                );
+                default_dump().level
+            }
         }
     }
 
@@ -338,21 +427,7 @@ impl Check<'_> {
         let mut dumps: Vec<DumpSpec> = Vec::new();
         for one in raw {
             let default = default_dump();
-            let level = match one.level {
-                None => default.level,
-                Some(level) => match u8::try_from(*level.get_ref()) {
-                    Ok(l) if l <= 31 => l,
-                    _ => {
-                        let seen = *level.get_ref();
-                        self.complain(
-                            level.span(),
-                            format!("level {seen} is out of range"),
-                            "expected 0 (every page) to 31 (drop zero, cache, user and free pages)",
-                        );
-                        default.level
-                    }
-                },
-            };
+            let level = one.level.map_or(default.level, |level| self.level(&level));
             let span = one.file.span();
             let file = self.file_name(one.file);
             if dumps.iter().any(|d| d.file == file) {
@@ -394,19 +469,8 @@ impl Check<'_> {
     fn limits(&mut self, raw: Option<RawLimits>) -> Limits {
         let default = Limits::default();
         let Some(raw) = raw else { return default };
-        let mut seconds = |raw: Option<Spanned<i64>>, default: u64| {
-            let Some(raw) = raw else { return default };
-            match u64::try_from(*raw.get_ref()) {
-                // A week: beyond it a slip of the keyboard is likelier than an intention.
-                Ok(s) if (1..=7 * 86400).contains(&s) => s,
-                _ => {
-                    let seen = *raw.get_ref();
-                    let advice = "expected 1 to 604800 seconds: nothing may wait for ever";
-                    self.complain(raw.span(), format!("a limit of {seen} seconds"), advice);
-                    default
-                }
-            }
-        };
+        let mut seconds =
+            |raw: Option<Spanned<i64>>, default: u64| raw.map_or(default, |raw| self.limit(raw));
         Limits {
             modules: seconds(raw.modules, default.modules),
             device: seconds(raw.device, default.device),
@@ -459,6 +523,20 @@ impl Check<'_> {
             interval: number(raw.interval, 1..=3600, Fence::INTERVAL, "an interval"),
             count: number(raw.count, 0..=u32::MAX, 0, "a count"),
             family: raw.family.unwrap_or_default(),
+        }
+    }
+
+    /// A deadline in seconds.
+    fn limit(&mut self, raw: Spanned<i64>) -> u64 {
+        match u64::try_from(*raw.get_ref()) {
+            // A week: beyond it a slip of the keyboard is likelier than an intention.
+            Ok(s) if (1..=7 * 86400).contains(&s) => s,
+            _ => {
+                let seen = *raw.get_ref();
+                let advice = "expected 1 to 604800 seconds: nothing may wait for ever";
+                self.complain(raw.span(), format!("a limit of {seen} seconds"), advice);
+                1
+            }
         }
     }
 
@@ -611,8 +689,9 @@ collector = "/opt/c"
         );
         assert_eq!(s.host.as_deref(), Some("db-1"));
         assert_eq!((s.on_failure, s.final_action), (Action::Poweroff, Action::Halt));
-        assert_eq!(s.target.device, Some(DeviceId::Label("crash".into())));
-        assert_eq!(s.target.filesystem.as_deref(), Some("xfs"));
+        let Place::Local(local) = &s.targets[0].place else { panic!("{:?}", s.targets) };
+        assert_eq!(local.device, Some(DeviceId::Label("crash".into())));
+        assert_eq!(local.filesystem.as_deref(), Some("xfs"));
         assert_eq!((s.dumps[0].level, s.dumps[0].format), (0, Format::Elf));
         assert_eq!((s.dumps[1].level, s.dumps[1].format), (31, Format::Raw));
         assert_eq!((s.limits.device, s.limits.modules), (5, Limits::default().modules));

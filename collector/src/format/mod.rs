@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod codec;
 pub mod elf;
+mod estimate;
 pub mod kdump;
 pub mod layout;
 mod pages;
@@ -18,6 +19,7 @@ pub mod stream;
 
 pub use codec::lz4::Lz4;
 pub use codec::{DecodeError, Decoder, Encoder};
+pub use estimate::estimate;
 pub use pages::{PageReader, PageSource};
 
 use crate::addr::{FileOffset, Pfn};

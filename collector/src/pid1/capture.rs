@@ -8,13 +8,14 @@ use super::{clock, mounts};
 use crate::engine::{Engine, EngineError, chain};
 use crate::fault;
 use crate::manifest::{DumpReport, Manifest, Stage};
-use crate::plan::{DumpSpec, Plan};
+use crate::plan::{DumpSpec, Format, Plan, Rung};
 use crate::problem::Code;
 use crate::progress::Progress;
 use crate::source::FileSource;
-use crate::target::directory::{DumpDirectory, dump_name};
+use crate::target::directory::dump_name;
 use crate::target::file::FileSink;
 use crate::target::is_full;
+use crate::target::store::{Access, InOrder, Store};
 use crate::vmcore::ReadAt;
 use std::cell::RefCell;
 use std::io::{self, BufWriter, Write};
@@ -24,39 +25,59 @@ use std::time::{Duration, Instant};
 /// The dead kernel's memory.
 pub const VMCORE: &str = "/proc/vmcore";
 
+/// The level that leaves out most.
+const HIGHEST: u8 = 31;
+
 /// The dead kernel's log in the dump's directory.
 const LOG: &str = "vmcore-dmesg.txt";
 
-/// Does everything that the plan wants, on the target that is mounted at `root`. `so_far` is the manifest that
-/// is left on the disk if nobody comes to write a better one.
-pub fn capture(
-    plan: &Plan,
-    root: &Path,
-    directory: &str,
-    so_far: &Manifest,
-    out: &Reporter,
-) -> Result<(), String> {
+/// What the engine child is to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'j> {
+    /// The dumps.
+    pub plan: &'j Plan,
+    /// The target in the ladder.
+    pub rung: &'j Rung,
+    /// The same, reached.
+    pub access: &'j Access,
+    /// The dump's directory, if it is there already, with the log in it.
+    pub directory: Option<&'j str>,
+    /// The manifest that is left on the target if nobody comes to write a better one.
+    pub so_far: &'j Manifest,
+    /// PID 1.
+    pub out: &'j Reporter,
+}
+
+/// Does everything that the plan wants, on one target.
+pub fn capture(job: &Job<'_>) -> Result<(), String> {
+    let Job { plan, access, out, .. } = *job;
     let source = FileSource::open(Path::new(VMCORE)).map_err(|e| format!("cannot open {VMCORE}: {e}"));
-    let (directory, engine) = out.stage(Stage::Dmesg, || {
+    let (store, engine) = out.stage(Stage::Dmesg, || {
         let engine =
             source.as_ref().map_err(Clone::clone).and_then(|s| Engine::open(s).map_err(|e| chain(&e)));
         // Without a vmcore there is still a directory, with a manifest that says why it is empty.
         let crash_time = engine.as_ref().ok().and_then(Engine::crash_time).unwrap_or_else(clock::now);
-        let directory = DumpDirectory::create(root, directory, &dump_name(&plan.host, crash_time));
-        let directory = directory.map_err(|e| chain(&e))?;
-        out.tell(&Report::Directory(directory.path().to_owned()));
+        let store = match job.directory {
+            Some(path) => access.open(path),
+            None => access.create(&dump_name(&plan.host, crash_time)),
+        };
+        let store = store.map_err(|e| chain(&e))?;
+        out.tell(&Report::Directory(store.path().to_owned()));
         let mut engine = engine?;
         if let Ok(source) = &source {
             budget(source);
         }
         out.tell(&Report::Kernel(Box::new(engine.kernel())));
-        save_log(&mut engine, &directory, out);
-        Ok((directory, engine))
+        save_log(&mut engine, &*store, job.directory.is_none(), out);
+        Ok((store, engine))
     })?;
-    if let Err(e) = finish::reserve(&directory, so_far) {
+    if let Err(e) = finish::reserve(&*store, job.so_far) {
         log::warn!("no room is reserved for the manifest: {}", chain(&e));
     }
-    out.stage(Stage::Dump, || dump_all(plan, engine, &directory, out))
+    if plan.dumps.is_empty() {
+        return Ok(());
+    }
+    out.stage(Stage::Dump, || dump_all(job, engine, &*store))
 }
 
 /// Says what the dump will take of the crash kernel's memory.
@@ -73,9 +94,15 @@ fn budget(source: &FileSource) {
 }
 
 /// The log comes first: it is small, and often all that anybody wants. A failure does not stop the dump, which
-/// has the log too.
-fn save_log(engine: &mut Engine<'_>, directory: &DumpDirectory, out: &Reporter) {
-    match write_log(engine, directory) {
+/// has the log too. `missing`: the store has no log yet.
+fn save_log(engine: &mut Engine<'_>, store: &dyn Store, missing: bool, out: &Reporter) {
+    let saved = if missing {
+        write_log(engine, store)
+    } else {
+        // For the panic message alone.
+        engine.dmesg(&mut io::sink()).map(drop).map_err(|e| chain(&e))
+    };
+    match saved {
         Ok(()) => out.tell(&Report::LogSaved),
         Err(why) => engine.problems.push(Code::LOG_DAMAGED, format!("{LOG}: {why}")),
     }
@@ -89,26 +116,38 @@ fn save_log(engine: &mut Engine<'_>, directory: &DumpDirectory, out: &Reporter) 
     tell_problems(engine, out);
 }
 
-fn write_log(engine: &mut Engine<'_>, directory: &DumpDirectory) -> Result<(), String> {
+fn write_log(engine: &mut Engine<'_>, store: &dyn Store) -> Result<(), String> {
     let unfinished = format!("{LOG}{INCOMPLETE}");
-    let file = directory.create_file(&unfinished).map_err(|e| chain(&e))?;
-    let mut writer = BufWriter::with_capacity(64 << 10, file);
+    let sink = store.create(&unfinished).map_err(|e| chain(&e))?;
+    let mut writer = BufWriter::with_capacity(64 << 10, InOrder::new(&*sink));
     engine.dmesg(&mut writer).map_err(|e| chain(&e))?;
-    writer.flush().and_then(|()| writer.get_ref().sync_all()).map_err(|e| e.to_string())?;
-    directory.rename(&unfinished, LOG).and_then(|()| directory.sync()).map_err(|e| chain(&e))
+    writer.flush().and_then(|()| sink.finish()).map_err(|e| e.to_string())?;
+    drop(writer);
+    drop(sink);
+    store.rename(&unfinished, LOG).and_then(|()| store.sync()).map_err(|e| chain(&e))
 }
 
 /// All dumps of the plan. One that fails for want of room ends it: the next would find even less.
-fn dump_all(
-    plan: &Plan,
-    mut engine: Engine<'_>,
-    directory: &DumpDirectory,
-    out: &Reporter,
-) -> Result<(), String> {
+fn dump_all(job: &Job<'_>, mut engine: Engine<'_>, store: &dyn Store) -> Result<(), String> {
+    let out = job.out;
     let mut failure = None;
-    for (index, spec) in plan.dumps.iter().enumerate() {
+    for (index, spec) in job.plan.dumps.iter().enumerate() {
         out.tell(&Report::Dumping(index));
-        let (report, error) = dump_one(&mut engine, spec, directory, out);
+        let mut spec = spec.clone();
+        if let Some(level) = job.rung.level.filter(|_| spec.format != Format::Raw) {
+            spec.level = level;
+        }
+        lower_to_fit(&mut engine, &mut spec, store, out);
+        let (mut report, mut error) = dump_one(&mut engine, &spec, store, out);
+        if error.as_ref().is_some_and(|(.., last)| *last) && can_be_less(&spec) && is_out_of_room(&engine) {
+            // The estimate was too good. What is there makes room for what matters most.
+            raise(&mut engine, &mut spec, "the target is full");
+            let unfinished = format!("{}{INCOMPLETE}", spec.file);
+            match store.remove(&unfinished).and_then(|()| store.sync()) {
+                Ok(()) => (report, error) = dump_one(&mut engine, &spec, store, out),
+                Err(e) => log::warn!("{}", chain(&e)),
+            }
+        }
         if let Some(report) = report {
             log::info!(
                 "dump: {} has {} MiB; of {} pages {} are kept",
@@ -130,15 +169,41 @@ fn dump_all(
     failure.map_or(Ok(()), Err)
 }
 
+/// Whether a higher level could leave out more.
+fn can_be_less(spec: &DumpSpec) -> bool {
+    spec.format != Format::Raw && spec.level != HIGHEST
+}
+
+fn is_out_of_room(engine: &Engine<'_>) -> bool {
+    engine.problems.list().iter().any(|problem| problem.code == Code::TARGET_FULL)
+}
+
+fn raise(engine: &mut Engine<'_>, spec: &mut DumpSpec, why: &str) {
+    let message = format!("{}: {why}: level {HIGHEST} is taken instead of {}", spec.file, spec.level);
+    log::warn!("{message}");
+    engine.problems.push(Code::LEVEL_RAISED, message);
+    spec.level = HIGHEST;
+}
+
+/// Takes the highest level where the dump would not fit as it was asked for: a whole dump of what matters most is worth more
+/// than the first half of everything.
+fn lower_to_fit(engine: &mut Engine<'_>, spec: &mut DumpSpec, store: &dyn Store, out: &Reporter) {
+    let Some(free) = store.free().filter(|_| can_be_less(spec)) else { return };
+    let need = engine.estimate(spec, &Narrator::new(out));
+    if need > free {
+        raise(engine, spec, &format!("about {} MiB do not fit into {} MiB", need >> 20, free >> 20));
+    }
+}
+
 /// One dump. What went wrong comes with whether the target can take no more.
 fn dump_one(
     engine: &mut Engine<'_>,
     spec: &DumpSpec,
-    directory: &DumpDirectory,
+    store: &dyn Store,
     out: &Reporter,
 ) -> (Option<DumpReport>, Option<(String, bool)>) {
     let unfinished = format!("{}{INCOMPLETE}", spec.file);
-    let sink = match FileSink::create(directory, &unfinished) {
+    let sink = match store.create(&unfinished) {
         Ok(sink) => sink,
         Err(e) => {
             let full = is_full(&e.source);
@@ -146,7 +211,7 @@ fn dump_one(
             return (None, Some((chain(&e), full)));
         }
     };
-    match engine.dump(spec, &sink, &Narrator::new(out)) {
+    match engine.dump(spec, &*sink, &Narrator::new(out)) {
         Ok(report) => (Some(report), None),
         Err(EngineError::Sink { source, report }) => {
             let full = is_full(&source);
@@ -158,7 +223,7 @@ fn dump_one(
             let code = if full { Code::TARGET_FULL } else { Code::TARGET_WRITE_FAILED };
             engine.problems.push(code, format!("{unfinished}: {source}, after {} bytes", report.bytes));
             // What is in the cache is part of what was saved.
-            if let Err(e) = crate::format::DumpSink::finish(&sink) {
+            if let Err(e) = sink.finish() {
                 log::warn!("{unfinished}: {e}");
             }
             (Some(DumpReport { file: unfinished, complete: false, ..*report }), Some((why, true)))

@@ -1,4 +1,4 @@
-//! The end of a capture on the target: final names, the manifest, and the file system clean.
+//! The end of a capture on the target: final names, and the manifest.
 
 use super::report::{Report, Reporter};
 use super::story::{INCOMPLETE, is_whole};
@@ -6,11 +6,8 @@ use super::story::{INCOMPLETE, is_whole};
 use crate::engine::chain;
 use crate::fault;
 use crate::manifest::Manifest;
-use crate::target::directory::DumpDirectory;
-use crate::target::{TargetError, local};
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
+use crate::target::TargetError;
+use crate::target::store::{Access, Store};
 
 /// The manifest in the dump's directory.
 pub const MANIFEST: &str = "manifest.json";
@@ -21,64 +18,36 @@ const RESERVED: usize = 64 << 10;
 /// Writes a manifest padded to its largest size, under a name that says it is none yet. On a disk that fills
 /// up, there is then room for the real one; and if nobody lives to write that, this says how far the capture
 /// had come.
-pub fn reserve(directory: &DumpDirectory, so_far: &Manifest) -> Result<(), TargetError> {
-    let name = format!("{MANIFEST}{INCOMPLETE}");
-    let file = directory.create_file(&name)?;
+pub fn reserve(store: &dyn Store, so_far: &Manifest) -> Result<(), TargetError> {
     let mut text = json(so_far);
     text.resize(RESERVED, b' ');
-    let written = file.write_all_at(&text, 0).and_then(|()| file.sync_all());
-    written.map_err(|e| TargetError::new("write", name, e))?;
-    directory.sync()
+    store.overwrite(&format!("{MANIFEST}{INCOMPLETE}"), &text)?;
+    store.sync()
 }
 
-/// Names what is whole, writes the manifest, unmounts.
-pub fn finish(
-    manifest: Manifest,
-    root: &Path,
-    directory: Option<&str>,
-    out: &Reporter,
-) -> Result<(), String> {
+/// Names what is whole and writes the manifest.
+pub fn finish(manifest: Manifest, access: &Access, directory: &str, out: &Reporter) -> Result<(), String> {
     fault::finish();
-    let kept = match directory {
-        Some(path) => DumpDirectory::open(root, path).and_then(|dir| label(manifest, &dir, out)),
-        None => Ok(()),
-    };
-    let unmounted = local::unmount(root);
-    kept.and(unmounted).map_err(|e| chain(&e))
+    let store = access.open(directory).map_err(|e| chain(&e))?;
+    label(manifest, &*store, out).map_err(|e| chain(&e))
 }
 
-fn label(mut manifest: Manifest, directory: &DumpDirectory, out: &Reporter) -> Result<(), TargetError> {
+fn label(mut manifest: Manifest, store: &dyn Store, out: &Reporter) -> Result<(), TargetError> {
     for report in &mut manifest.dumps {
         if is_whole(report) {
-            directory.rename(&format!("{}{INCOMPLETE}", report.file), &report.file)?;
-        } else if let Ok(meta) = directory.open_file(&report.file).and_then(|file| {
-            file.sync_all()
-                .and_then(|()| file.metadata())
-                .map_err(|e| TargetError::new("sync", report.file.as_str(), e))
-        }) {
+            store.rename(&format!("{}{INCOMPLETE}", report.file), &report.file)?;
+        } else if let Ok(len) = store.settle(&report.file) {
             // Nobody has counted what an engine that was killed had written.
-            report.bytes = meta.len();
+            report.bytes = len;
         }
     }
-    directory.sync()?;
+    store.sync()?;
     out.tell(&Report::Named);
-    write(directory, &manifest)
-}
-
-/// Puts the manifest in its place, durably.
-fn write(directory: &DumpDirectory, manifest: &Manifest) -> Result<(), TargetError> {
-    let name = format!("{MANIFEST}{INCOMPLETE}");
-    let file = match directory.open_file(&name) {
-        Err(e) if e.source.kind() == io::ErrorKind::NotFound => directory.create_file(&name),
-        reserved => reserved,
-    }?;
-    let text = json(manifest);
-    let len = u64::try_from(text.len()).unwrap_or(0);
-    // Over what is reserved, and only then cut: no new room is asked for.
-    let written = file.write_all_at(&text, 0).and_then(|()| file.set_len(len)).and_then(|()| file.sync_all());
-    written.map_err(|e| TargetError::new("write", name.as_str(), e))?;
-    directory.rename(&name, MANIFEST)?;
-    directory.sync()
+    // In its place only when it is whole.
+    let unfinished = format!("{MANIFEST}{INCOMPLETE}");
+    store.overwrite(&unfinished, &json(&manifest))?;
+    store.rename(&unfinished, MANIFEST)?;
+    store.sync()
 }
 
 /// The manifest as text, never longer than what is reserved: the last problems go first.
@@ -101,8 +70,10 @@ mod tests {
     use crate::pid1::story::Story;
     use crate::pid1::testing::{plan, report};
     use crate::problem::{Code, Problem};
+    use crate::target::directory::DumpDirectory;
     use std::fs::{self, File};
     use std::io::Write;
+    use std::path::Path;
 
     fn manifest(files: &[&str]) -> Manifest {
         let mut manifest = Story::default().manifest(&plan(&["vmcore"]), None, None);

@@ -10,6 +10,7 @@ mod child;
 mod clock;
 mod finish;
 mod kmsg;
+mod ladder;
 mod last;
 mod meter;
 mod modules;
@@ -23,19 +24,14 @@ mod testing;
 #[cfg(feature = "faults")]
 pub(crate) use mounts::argument;
 
-use crate::engine::chain;
 use crate::fault;
 use crate::manifest::{Outcome, Stage};
-use crate::plan::{Action, LocalTarget, PLAN_PATH, PLAN_VERSION, Plan, Target};
+use crate::plan::{Action, PLAN_PATH, PLAN_VERSION, Plan};
 use crate::problem::Code;
-use crate::target::local;
-use child::{Bounds, Ended};
-use std::path::{Path, PathBuf};
+use child::Bounds;
+use ladder::Climbed;
 use std::time::Duration;
 use story::Story;
-
-/// Where targets are mounted, below which each has its number in the ladder.
-const TARGETS: &str = "/target";
 
 /// More than any stage needs to notice its own limit.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -85,7 +81,8 @@ fn supervise() -> (Action, String) {
     );
     load_modules(&plan, &mut story);
     network::tell_cluster(&plan);
-    let (outcome, directory, story) = climb(&plan, story);
+    let Climbed { outcome, directory, story, held } = ladder::climb(&plan, story);
+    ladder::release(&plan, &held);
     fault::supervisor();
 
     let action = if outcome == Outcome::Complete { plan.final_action } else { plan.on_failure };
@@ -129,89 +126,6 @@ fn load_modules(plan: &Plan, story: &mut Story) {
     story.child_ended("loading modules", &ended);
 }
 
-/// Tries the targets in their order until one has a complete dump. Returns the best result there was.
-fn climb(plan: &Plan, mut story: Story) -> (Outcome, Option<String>, Story) {
-    let mut best: Option<(Outcome, Option<String>, Story)> = None;
-    for (rung, Target::Local(target)) in plan.targets.iter().enumerate() {
-        let root = Path::new(TARGETS).join(rung.to_string());
-        let before = story.fork();
-        if mount_target(plan, target, &root, &mut story) {
-            run_engine(plan, target, &root, &mut story);
-            run_finish(plan, &root, &mut story);
-        }
-        let outcome = story.outcome_on_disk(plan);
-        let directory = if outcome == Outcome::Nothing { None } else { story.directory.clone() };
-        let result = (outcome, directory, std::mem::replace(&mut story, before));
-        if best.as_ref().is_none_or(|(o, ..)| outcome > *o) {
-            best = Some(result);
-        }
-        if outcome == Outcome::Complete {
-            break;
-        }
-    }
-    best.unwrap_or_else(|| {
-        story.problem(Code::DEVICE_MISSING, "the plan has no target".to_owned());
-        (Outcome::Nothing, None, story)
-    })
-}
-
-/// Waits for the device and mounts it.
-fn mount_target(plan: &Plan, target: &LocalTarget, root: &Path, story: &mut Story) -> bool {
-    story.begin(Stage::Devices);
-    let device = secs(plan.limits.device);
-    let bounds = Bounds { total: device.saturating_add(MARGIN), stall: Duration::MAX, badness: 0 };
-    let mut node = None;
-    let mut hear = |report: report::Report| match report {
-        report::Report::Device(path) => node = Some(PathBuf::from(path)),
-        other => story.hear(other),
-    };
-    let ended = child::run(bounds, &mut hear, |out| {
-        out.tell(&report::Report::Doing(format!("waiting for {}", target.device)));
-        fault::devices();
-        let node = local::wait_for(&target.device, device).map_err(|e| chain(&e))?;
-        out.tell(&report::Report::Device(node.display().to_string()));
-        Ok(())
-    });
-    let Some(node) = node else {
-        story.target_failed(Code::DEVICE_MISSING, "finding the target", &ended);
-        return false;
-    };
-    let bounds = Bounds { total: secs(plan.limits.mount), stall: Duration::MAX, badness: 0 };
-    let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
-        out.tell(&report::Report::Doing(format!("mounting {}", node.display())));
-        local::mount_at(target, &node, root).map_err(|e| chain(&e))?;
-        out.tell(&report::Report::Mounted(node.display().to_string()));
-        Ok(())
-    });
-    if ended.ending == child::Ending::Done {
-        story.end(None);
-    } else {
-        story.target_failed(Code::MOUNT_FAILED, "mounting the target", &ended);
-    }
-    story.mounted.is_some()
-}
-
-fn run_engine(plan: &Plan, target: &LocalTarget, root: &Path, story: &mut Story) {
-    let limits = plan.limits;
-    let bounds = Bounds { total: secs(limits.engine), stall: secs(limits.stall), badness: 1000 };
-    let so_far = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
-    let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
-        capture::capture(plan, root, &target.directory, &so_far, out)
-    });
-    story.engine_ended(&ended, plan);
-}
-
-fn run_finish(plan: &Plan, root: &Path, story: &mut Story) {
-    story.begin(Stage::Finish);
-    let bounds = Bounds { total: secs(plan.limits.finish), stall: Duration::MAX, badness: 0 };
-    let manifest = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
-    let directory = story.directory.clone();
-    let ended: Ended = child::run(bounds, &mut |r| story.hear(r), |out| {
-        finish::finish(manifest, root, directory.as_deref(), out)
-    });
-    story.child_ended("finishing", &ended);
-}
-
 /// Which image this is, as it was armed.
 fn image() -> Option<String> {
     mounts::argument("vmcored.image")
@@ -242,8 +156,8 @@ mod tests {
         for (text, why) in [
             (String::new(), "damaged: EOF"),
             ("{}".to_owned(), "damaged: missing field `version`"),
-            (with("version", 2.into()), "has version 2; this collector knows version 1"),
-            (with("version", 2.into()).replace("host", "hostess"), "has version 2"),
+            (with("version", 1.into()), "has version 1; this collector knows version 2"),
+            (with("version", 3.into()).replace("host", "hostess"), "has version 3"),
             (with("surprise", 1.into()), "unknown field `surprise`"),
             (with("on_failure", "panic".into()), "unknown variant `panic`"),
             (dump("../vmcore"), "cannot be the name"),

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 /// Makes all that leads to `target` and waits until its next hop answers. False: the story says why not. Another target may
 /// have made some of it before.
-#[cfg_attr(not(test), expect(dead_code, reason = "no target is on the network yet"))]
 pub fn bring_up(plan: &Plan, target: IpAddr, story: &mut Story) -> bool {
     let none = Network::default();
     let network = plan.network.as_ref().unwrap_or(&none);

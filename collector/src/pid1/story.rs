@@ -5,8 +5,10 @@ use super::child::{Ended, Ending};
 use super::meter::Meter;
 use super::report::{Report, shortened};
 use super::{clock, mounts};
-use crate::manifest::{CrashedKernel, DumpReport, MANIFEST_VERSION, Manifest, Outcome, Stage, StageRecord};
-use crate::plan::Plan;
+use crate::manifest::{
+    CrashedKernel, DumpReport, MANIFEST_VERSION, Manifest, Outcome, Stage, StageRecord, TargetRecord,
+};
+use crate::plan::{Plan, Target};
 use crate::problem::{Code, Problem};
 use std::time::Instant;
 
@@ -36,6 +38,12 @@ pub struct Story {
     failed: Option<String>,
     /// The first failure: why the outcome is not complete.
     failure: Option<String>,
+    /// The first failure on this target.
+    failure_here: Option<String>,
+    /// This target.
+    target: Option<String>,
+    /// The targets before.
+    targets: Vec<TargetRecord>,
     named: bool,
     available_min_kib: Option<u64>,
     engine_peak_kib: Option<u64>,
@@ -49,8 +57,42 @@ impl Story {
             stages: self.stages.clone(),
             problems: self.problems.clone(),
             failure: self.failure.clone(),
+            targets: self.targets.clone(),
             ..Self::default()
         }
+    }
+
+    /// The next target is tried.
+    pub fn climbs(&mut self, target: &Target) {
+        self.target = Some(target.to_string());
+        self.failure_here = None;
+    }
+
+    /// What this target has already: its directory, with the log.
+    pub fn known(&mut self, directory: Option<&str>) {
+        self.directory = directory.map(str::to_owned);
+        self.log_saved = directory.is_some();
+    }
+
+    /// Whether the log is on this target.
+    pub fn has_log(&self) -> bool {
+        self.log_saved
+    }
+
+    /// Keeps what became of a target.
+    pub fn remember(&mut self, record: TargetRecord) {
+        if self.failure.is_none() {
+            self.failure.clone_from(&record.failure);
+        }
+        if self.targets.len() < PROBLEMS {
+            self.targets.push(record);
+        }
+    }
+
+    /// Takes note of why something failed, if it is the first thing that does.
+    fn fails(&mut self, why: &str) {
+        self.failure.get_or_insert_with(|| why.to_owned());
+        self.failure_here.get_or_insert_with(|| why.to_owned());
     }
 
     /// Takes in one report and logs what people want to see of it.
@@ -108,7 +150,7 @@ impl Story {
             None => log::info!("stage {stage}: done in {} s", seconds(took_ms)),
             Some(why) => {
                 log::error!("stage {stage}: failed after {} s: {why}", seconds(took_ms));
-                self.failure.get_or_insert_with(|| why.clone());
+                self.fails(why);
             }
         }
         self.stages.push(StageRecord { stage, started_ms, took_ms, failure });
@@ -120,7 +162,7 @@ impl Story {
             Ending::Done => return self.end(None),
             Ending::Failed => {
                 let why = self.failed.take().unwrap_or_else(|| format!("{who} failed"));
-                self.failure.get_or_insert_with(|| why.clone());
+                self.fails(&why);
                 return self.end(Some(why));
             }
             // A panic of a released build is an abort.
@@ -141,7 +183,7 @@ impl Story {
         if self.open.is_some() {
             self.end(Some(why));
         } else {
-            self.failure.get_or_insert(why);
+            self.fails(&why);
         }
     }
 
@@ -215,6 +257,16 @@ impl Story {
         }
     }
 
+    /// What becomes of this target, for the manifest and the next.
+    pub fn record(&self, outcome: Outcome) -> TargetRecord {
+        TargetRecord {
+            target: self.target.clone().unwrap_or_default(),
+            outcome,
+            directory: self.directory.clone(),
+            failure: self.failure_here.clone(),
+        }
+    }
+
     /// The first thing that went wrong.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -227,6 +279,10 @@ impl Story {
             let took_ms = clock::since_boot_ms().saturating_sub(started_ms);
             stages.push(StageRecord { stage, started_ms, took_ms, failure: None });
         }
+        let mut targets = self.targets.clone();
+        if self.target.is_some() {
+            targets.push(self.record(self.outcome(plan)));
+        }
         Manifest {
             version: MANIFEST_VERSION,
             writer: concat!("vmcore-collect ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -235,6 +291,7 @@ impl Story {
             image,
             kernel: self.kernel.clone(),
             dumps: self.dumps.clone(),
+            targets,
             stages,
             problems: self.problems.clone(),
             engine_peak_kib: self.engine_peak_kib,

@@ -80,6 +80,13 @@ impl DumpDirectory {
             .map_err(|e| TargetError::new("remove", self.path_of(name), e))
     }
 
+    /// Bytes that can still be written, also by those who are not root. `None` where the file system does not tell.
+    pub fn free(&self) -> Option<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.fd).ok()?;
+        // What has no fixed size says 0 of everything.
+        (stat.blocks() > 0).then(|| stat.blocks_available().saturating_mul(stat.fragment_size()))
+    }
+
     /// Makes names that were created, changed and removed durable.
     pub fn sync(&self) -> Result<(), TargetError> {
         sync(&self.fd, &self.path)

@@ -5,7 +5,9 @@ pub mod file;
 pub mod identity;
 pub mod local;
 mod partition;
+pub mod share;
 pub mod ssh;
+pub mod store;
 mod superblock;
 
 use std::io;

@@ -364,14 +364,23 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
     let Prepared { resolved, image, cmdline, kexec, need, warnings, facts, .. } = prepared;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     writeln!(out, "kernel       {} ({})", resolved.kernel.path.display(), resolved.kernel.release)?;
-    for target in &resolved.plan.targets {
-        let Target::Local(local) = target;
-        let node = resolved.node.display();
-        writeln!(
-            out,
-            "target       {} (now {node}), {}, directory {}",
-            local.device, local.filesystem, local.directory
-        )?;
+    for (rung, node) in resolved.plan.targets.iter().zip(&resolved.nodes) {
+        let now = node.as_ref().map(|node| format!(" (now {})", node.display())).unwrap_or_default();
+        match &rung.to {
+            Target::Local(local) => writeln!(
+                out,
+                "target       {}{now}, {}, directory {}",
+                local.device, local.filesystem, local.directory
+            )?,
+            Target::Share(share) => writeln!(
+                out,
+                "target       {} {}, directory {}, options {}",
+                share.kind.filesystem(),
+                share.source,
+                share.directory,
+                share.options
+            )?,
+        }
     }
     for device in &resolved.modules.stack {
         let driver = device.driver.as_deref().unwrap_or("no driver");

@@ -30,12 +30,12 @@ pub struct ModuleRequest<'a> {
     pub root: &'a Root,
     /// `uname -r` of the crash kernel.
     pub release: &'a str,
-    /// Kernel name of the target's block device: `vda1`, `nvme0n1p2`. Empty without one.
-    pub block_device: &'a str,
+    /// Kernel names of the targets' block devices: `vda1`, `nvme0n1p2`.
+    pub block_devices: &'a [String],
     /// The links to the targets on the network.
     pub network: NetworkRequest<'a>,
-    /// File system type, as in mount(2): `ext4`. Empty without one.
-    pub filesystem: &'a str,
+    /// File system types, as in mount(2): `ext4`.
+    pub filesystems: &'a [String],
     /// More modules to load, by name or alias, after the others.
     pub extra: &'a [String],
     /// Modules never to pack, by name.
@@ -103,15 +103,20 @@ const MOUNT_REQUESTS: [(&str, &[&str]); 2] =
 
 /// Finds the modules and firmware for a target.
 pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
-    let ModuleRequest { root, release, block_device, network, filesystem, extra, omit } = *request;
+    let ModuleRequest { root, release, block_devices, network, filesystems, extra, omit } = *request;
     check_name("kernel release", release)?;
 
-    let mut steps = if block_device.is_empty() { Vec::new() } else { stack::walk(root, block_device)? };
+    let mut walks = Vec::new();
+    for block_device in block_devices {
+        walks.push(stack::walk(root, block_device)?);
+    }
     for nic in network.nics {
-        for step in network::walk(root, nic)? {
-            if !steps.iter().any(|s| s.device.path == step.device.path) {
-                steps.push(step);
-            }
+        walks.push(network::walk(root, nic)?);
+    }
+    let mut steps: Vec<Step> = Vec::new();
+    for step in walks.into_iter().flatten() {
+        if !steps.iter().any(|known| known.device.path == step.device.path) {
+            steps.push(step);
         }
     }
     let mut resolver = Resolver::new(root, release, omit)?;
@@ -119,7 +124,7 @@ pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
         add_driver(&mut resolver, step)?;
     }
     network::add_kinds(&mut resolver, &network)?;
-    if !filesystem.is_empty() {
+    for filesystem in filesystems {
         check_name("file system", filesystem)?;
         add_filesystem(&mut resolver, root, filesystem)?;
     }

@@ -46,9 +46,9 @@ fn run(text: &str) -> String {
     let result = plan_modules(&ModuleRequest {
         root: &root,
         release: field("release"),
-        block_device: field("device"),
+        block_devices: &[field("device").to_string()],
+        filesystems: &[field("filesystem").to_string()],
         network: initramfs::NetworkRequest::default(),
-        filesystem: field("filesystem"),
         extra: &list("extra"),
         omit: &list("omit"),
     });

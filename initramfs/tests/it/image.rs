@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use collector::plan::{
     Action, Compression as PageCompression, DeviceId, DumpSpec, Format, Limits, LocalTarget, PLAN_VERSION,
-    Plan, Target,
+    Plan, Rung, RungLimits, Target,
 };
 use initramfs::image::{Compression, Kind, Options, build, entries};
 use initramfs::root::Root;
@@ -25,12 +25,16 @@ pub fn plan(release: &str, modules: &ModulePlan) -> Plan {
         host: "host".into(),
         kernel_release: release.into(),
         modules: modules.for_plan(),
-        targets: vec![Target::Local(LocalTarget {
-            device: DeviceId::Label("crash".into()),
-            filesystem: "ext4".into(),
-            options: String::new(),
-            directory: "/var/crash".into(),
-        })],
+        targets: vec![Rung {
+            level: None,
+            limits: RungLimits::default(),
+            to: Target::Local(LocalTarget {
+                device: DeviceId::Label("crash".into()),
+                filesystem: "ext4".into(),
+                options: String::new(),
+                directory: "/var/crash".into(),
+            }),
+        }],
         network: None,
         fence: None,
         dumps: vec![DumpSpec::new("vmcore", 31, Format::Kdump, PageCompression::DEFAULT)],
@@ -81,9 +85,9 @@ fn machine() -> Machine {
     let modules = plan_modules(&ModuleRequest {
         root: &root,
         release: "6.12.1",
-        block_device: "nvme0n1p2",
+        block_devices: &["nvme0n1p2".to_string()],
+        filesystems: &["xfs".to_string()],
         network: initramfs::NetworkRequest::default(),
-        filesystem: "xfs",
         extra: &[],
         omit: &[],
     })

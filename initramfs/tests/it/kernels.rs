@@ -33,9 +33,9 @@ fn ext4_on_virtio() {
         let request = ModuleRequest {
             root: &root,
             release: &release,
-            block_device: "vda1",
+            block_devices: &["vda1".to_string()],
+            filesystems: &["ext4".to_string()],
             network: initramfs::NetworkRequest::default(),
-            filesystem: "ext4",
             extra: &[],
             omit: &[],
         };

@@ -1,0 +1,237 @@
+//! The ladder: the targets in their order, until one has everything.
+//!
+//! The log is small and often all that anybody wants, so before anything that may take long each local disk gets it, also
+//! those whose turn would come later. What a rung got stays there, labelled for what it is, when the next one begins.
+
+use super::capture::{self, Job};
+use super::child::{self, Bounds, Ended, Ending};
+use super::report::Report;
+use super::story::Story;
+use super::{MARGIN, finish, image, mounts, network, secs};
+use crate::engine::chain;
+use crate::fault;
+use crate::manifest::{Outcome, Stage, TargetRecord};
+use crate::plan::{LocalTarget, Plan, Rung, Target};
+use crate::problem::Code;
+use crate::target::store::Access;
+use crate::target::{local, share};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where targets are mounted, below which each has its number in the ladder.
+const TARGETS: &str = "/target";
+
+/// How long a local disk is waited for only to give it the log.
+const PATIENCE: u64 = 10;
+
+/// What the ladder came to.
+#[derive(Debug)]
+pub struct Climbed {
+    /// The most that one target has.
+    pub outcome: Outcome,
+    /// The directory there.
+    pub directory: Option<String>,
+    /// How it came to that.
+    pub story: Story,
+    /// Targets that are still held: mounted, connected.
+    pub held: Vec<Access>,
+}
+
+/// What is known of a target that was reached.
+#[derive(Clone, Debug)]
+struct Reached {
+    access: Access,
+    /// The dump's directory, when it was made for the log.
+    directory: Option<String>,
+}
+
+/// Tries the targets in their order until one has a complete dump.
+pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
+    let mut reached: Vec<Option<Reached>> = vec![None; plan.targets.len()];
+    for (index, rung) in plan.targets.iter().enumerate().skip(1) {
+        if rung.to.is_local() {
+            let known = spread_log(plan, index, rung, story.fork());
+            if let Some(place) = reached.get_mut(index) {
+                *place = known;
+            }
+        }
+    }
+    let mut best: Option<(Outcome, Option<String>, Story)> = None;
+    let mut held: Vec<Access> = Vec::new();
+    for (index, rung) in plan.targets.iter().enumerate() {
+        if let Some(failed) = best.as_ref().and_then(|(.., story)| story.failure()) {
+            log::warn!("target: {failed}; next is {}", rung.to);
+        }
+        let before = story.fork();
+        story.climbs(&rung.to);
+        let known = reached.get_mut(index).and_then(Option::take);
+        let known = match known {
+            Some(known) => {
+                story.known(known.directory.as_deref());
+                Some(known)
+            }
+            None => reach(plan, index, rung, device_limit(plan, rung), &mut story)
+                .map(|access| Reached { access, directory: None }),
+        };
+        if let Some(Reached { access, directory }) = &known {
+            run_engine(plan, rung, access, directory.as_deref(), &mut story);
+            run_finish(plan, access, &mut story);
+            held.push(access.clone());
+        }
+        let outcome = story.outcome_on_disk(plan);
+        let directory = if outcome == Outcome::Nothing { None } else { story.directory.clone() };
+        let record = TargetRecord { directory: directory.clone(), ..story.record(outcome) };
+        let result = (outcome, directory, std::mem::replace(&mut story, before));
+        story.remember(record);
+        if best.as_ref().is_none_or(|(o, ..)| outcome > *o) {
+            best = Some(result);
+        }
+        if outcome == Outcome::Complete {
+            break;
+        }
+    }
+    held.extend(reached.into_iter().flatten().map(|known| known.access));
+    let (outcome, directory, story) = best.unwrap_or_else(|| {
+        story.problem(Code::DEVICE_MISSING, "the plan has no target".to_owned());
+        (Outcome::Nothing, None, story)
+    });
+    Climbed { outcome, directory, story, held }
+}
+
+/// Lets go of all targets. What fails is a problem of a dump that is already labelled, so it is only logged.
+pub fn release(plan: &Plan, held: &[Access]) {
+    for access in held {
+        let bounds = Bounds { total: secs(plan.limits.finish), stall: Duration::MAX, badness: 0 };
+        let mut why = None;
+        let mut hear = |report: Report| {
+            if let Report::Failed(text) = report {
+                why = Some(text);
+            }
+        };
+        let ended = child::run(bounds, &mut hear, |_| access.release().map_err(|e| chain(&e)));
+        match (ended.ending, why) {
+            (Ending::Done, _) => {}
+            (_, Some(why)) => log::warn!("{why}"),
+            (ending, None) => log::warn!("letting go of the target {ending}"),
+        }
+    }
+}
+
+/// Gives a local disk the log, whoever gets the dump.
+fn spread_log(plan: &Plan, index: usize, rung: &Rung, mut story: Story) -> Option<Reached> {
+    story.climbs(&rung.to);
+    let patience = device_limit(plan, rung).min(PATIENCE);
+    let access = reach(plan, index, rung, patience, &mut story)?;
+    let log_only = Plan { dumps: Vec::new(), ..plan.clone() };
+    run_engine(&log_only, rung, &access, None, &mut story);
+    run_finish(&log_only, &access, &mut story);
+    let directory = story.has_log().then(|| story.directory.clone()).flatten();
+    Some(Reached { access, directory })
+}
+
+/// Reaches a target. `None`: the story says why not.
+fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story) -> Option<Access> {
+    let root = Path::new(TARGETS).join(index.to_string());
+    story.begin(Stage::Devices);
+    let mount = rung.limits.reach.unwrap_or(plan.limits.mount);
+    let (point, from, directory) = (root.clone(), rung.to.to_string(), directory_of(&rung.to));
+    match &rung.to {
+        Target::Local(target) => {
+            let node = find(target, device, story)?;
+            let shown = node.display().to_string();
+            run_mount(mount, shown, story, move || local::mount_at(target, &node, &point))?;
+        }
+        Target::Share(target) => {
+            if let Some(server) = target.server {
+                story.end(None);
+                if !network::bring_up(plan, server, story) {
+                    return None;
+                }
+                story.begin(Stage::Devices);
+            }
+            run_mount(mount, from, story, move || share::mount_at(target, &point))?;
+        }
+    }
+    Some(Access::Mounted { root, directory })
+}
+
+fn device_limit(plan: &Plan, rung: &Rung) -> u64 {
+    rung.limits.reach.unwrap_or(plan.limits.device)
+}
+
+fn directory_of(target: &Target) -> String {
+    match target {
+        Target::Local(target) => target.directory.clone(),
+        Target::Share(target) => target.directory.clone(),
+    }
+}
+
+/// Waits for the device.
+fn find(target: &LocalTarget, limit: u64, story: &mut Story) -> Option<PathBuf> {
+    let limit = secs(limit);
+    let bounds = Bounds { total: limit.saturating_add(MARGIN), stall: Duration::MAX, badness: 0 };
+    let mut node = None;
+    let mut hear = |report: Report| match report {
+        Report::Device(path) => node = Some(PathBuf::from(path)),
+        other => story.hear(other),
+    };
+    let ended = child::run(bounds, &mut hear, |out| {
+        out.tell(&Report::Doing(format!("waiting for {}", target.device)));
+        fault::devices();
+        let node = local::wait_for(&target.device, limit).map_err(|e| chain(&e))?;
+        out.tell(&Report::Device(node.display().to_string()));
+        Ok(())
+    });
+    if node.is_none() {
+        story.target_failed(Code::DEVICE_MISSING, "finding the target", &ended);
+    }
+    node
+}
+
+/// Mounts, under a deadline.
+fn run_mount(
+    limit: u64,
+    what: String,
+    story: &mut Story,
+    work: impl FnOnce() -> Result<(), crate::target::TargetError>,
+) -> Option<()> {
+    let bounds = Bounds { total: secs(limit), stall: Duration::MAX, badness: 0 };
+    let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
+        out.tell(&Report::Doing(format!("mounting {what}")));
+        work().map_err(|e| chain(&e))?;
+        out.tell(&Report::Mounted(what));
+        Ok(())
+    });
+    if ended.ending == Ending::Done {
+        story.end(None);
+    } else {
+        story.target_failed(Code::MOUNT_FAILED, "mounting the target", &ended);
+    }
+    story.mounted.as_ref().map(drop)
+}
+
+fn run_engine(plan: &Plan, rung: &Rung, access: &Access, directory: Option<&str>, story: &mut Story) {
+    let limits = plan.limits;
+    let bounds = Bounds {
+        total: secs(rung.limits.total.unwrap_or(limits.engine)),
+        stall: secs(rung.limits.stall.unwrap_or(limits.stall)),
+        badness: 1000,
+    };
+    let so_far = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
+    let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
+        capture::capture(&Job { plan, rung, access, directory, so_far: &so_far, out })
+    });
+    story.engine_ended(&ended, plan);
+}
+
+fn run_finish(plan: &Plan, access: &Access, story: &mut Story) {
+    story.begin(Stage::Finish);
+    let bounds = Bounds { total: secs(plan.limits.finish), stall: Duration::MAX, badness: 0 };
+    let manifest = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
+    let directory = story.directory.clone();
+    let ended: Ended = child::run(bounds, &mut |r| story.hear(r), |out| match directory.as_deref() {
+        Some(directory) => finish::finish(manifest, access, directory, out),
+        None => Ok(()),
+    });
+    story.child_ended("finishing", &ended);
+}

@@ -1,0 +1,3 @@
+//! From a `[[target]]` to what the plan says of it.
+
+pub mod share;
