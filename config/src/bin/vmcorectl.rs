@@ -11,6 +11,7 @@ use config::dump::verify::Report;
 use config::kexec::{KexecError, KexecState};
 use config::network::explain::Explained;
 use config::settings::{self, SETTINGS_PATH, Settings};
+use config::target::ssh::{SshAddress, SshSettings, propagate};
 use config::{resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
@@ -128,6 +129,24 @@ enum TargetCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a key for an SSH server, install it there, and prove that a dump would arrive
+    Propagate {
+        /// Whom to log in as, and where: root@dumps.example.org, root@10.0.0.1:2222
+        #[arg(value_name = "USER@HOST[:PORT]")]
+        to: SshAddress,
+        /// Directory of the server that dumps go to
+        #[arg(long, value_name = "DIR", default_value = settings::DEFAULT_PATH)]
+        path: String,
+        /// The private key [default: the first of /root/.ssh/kdump_id_rsa and kdump_id_ed25519 that is there]
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// Where host keys are looked up and recorded [default: root's]
+        #[arg(long, value_name = "FILE")]
+        known_hosts: Option<PathBuf>,
+        /// Accept a host key that is new without asking
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -241,6 +260,21 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             let explained = Explained::read(&read_settings(cli, &root)?, hosts, &root)?;
             print(&explained, *json)?;
             return Ok(ExitCode::from(u8::from(explained.is_out_of_reach()) * 2));
+        }
+        Command::Target(TargetCommand::Propagate { to, path, key, known_hosts, yes }) => {
+            if !live {
+                bail!("propagate --root makes no sense: it works on the running system's keys");
+            }
+            if !path.starts_with('/') {
+                bail!("--path {path:?} is not absolute");
+            }
+            let server = SshSettings {
+                address: to.clone(),
+                path: path.clone(),
+                key: key.clone(),
+                known_hosts: known_hosts.clone(),
+            };
+            propagate::propagate(&server, *yes)?;
         }
         Command::Config(ConfigCommand::Show) => {
             let resolved = resolve::resolve(&read_settings(cli, &root)?, &root)?;

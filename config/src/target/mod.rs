@@ -1,3 +1,4 @@
 //! From a `[[target]]` to what the plan says of it.
 
 pub mod share;
+pub mod ssh;

@@ -19,4 +19,5 @@ pub mod oracle;
 pub mod programs;
 pub mod qemu_dump;
 pub mod space;
+pub mod sshd;
 pub mod vmcore;

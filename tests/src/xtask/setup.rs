@@ -88,6 +88,13 @@ const NEEDS: &[Need] = &[
         from: For::Test,
     },
     Need { program: "crash", package: "crash", why: "opens our dumps", from: For::Test },
+    Need {
+        program: "ssh",
+        package: "openssh-client",
+        why: "carries dumps to another machine",
+        from: For::Test,
+    },
+    Need { program: "sshd", package: "openssh-server", why: "receives them", from: For::Test },
     Need { program: "systemd-analyze", package: "systemd", why: "verifies our units", from: For::Test },
     Need { program: "python3", package: "python3", why: "runs drgn", from: For::Test },
 ];

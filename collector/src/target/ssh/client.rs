@@ -64,7 +64,8 @@ pub(super) fn arguments(target: &SshTarget, patience: Patience, task: Task<'_>) 
         "EscapeChar=none".to_owned(),
         // What is sent is compressed already.
         "Compression=no".to_owned(),
-        "LogLevel=ERROR".to_owned(),
+        // Why a connection was closed is told at this level, not at ERROR.
+        "LogLevel=INFO".to_owned(),
         "ConnectionAttempts=1".to_owned(),
         format!("ConnectTimeout={}", patience.reach.as_secs().max(1)),
         format!("ServerAliveInterval={alive}"),

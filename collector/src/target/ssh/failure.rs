@@ -71,6 +71,15 @@ pub enum SshError {
     },
 }
 
+/// Of what OpenSSH says of a host key that has changed: which key, and that it has. Its advice is for people who are
+/// there.
+fn about_key(words: &str) -> String {
+    let matter =
+        ["SHA256:", "The fingerprint for", "host key is known", "has changed and", "REVOKED", "revoked"];
+    let parts: Vec<&str> = words.split("; ").filter(|part| matter.iter().any(|m| part.contains(m))).collect();
+    if parts.is_empty() { words.to_owned() } else { parts.join(" ") }
+}
+
 /// `: words`, or nothing.
 fn words(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
@@ -110,7 +119,7 @@ impl SshError {
         if any(&["Host key verification failed", "HOST IDENTIFICATION HAS CHANGED", "REVOKED HOST KEY"])
             || (words.contains("host key") && words.contains("verif"))
         {
-            Self::HostKey(said)
+            Self::HostKey(about_key(words))
         } else if any(&[
             "Permission denied (",
             "Too many authentication failures",

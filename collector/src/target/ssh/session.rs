@@ -21,6 +21,9 @@ const PLAIN_WRITE: usize = 32 << 10;
 /// The most that is asked of a server that takes more: the limit of OpenSSH's.
 const LARGEST_WRITE: usize = 255 << 10;
 
+/// How much longer the client is waited for than it waits for the server.
+const MARGIN: Duration = Duration::from_secs(2);
+
 /// Answers to somebody who is gone, that a resumed conversation passes over.
 const STALE: usize = 4 * WINDOW;
 
@@ -84,7 +87,15 @@ pub struct Space {
 impl Session {
     /// Begins the conversation, which tells whether the connection came about.
     pub fn connect(client: &Client, patience: Patience) -> Result<Self, SshError> {
-        Self::greet(client.link(patience.reach)?, patience.stall)
+        // The client counts the time too, and knows better what it has waited for.
+        let link = client.link(patience.reach.saturating_add(MARGIN))?;
+        Self::greet(link, patience.stall).map_err(|e| match e {
+            SshError::Silent { after, said } => {
+                let what = format!("nobody has answered for {} s", after.as_secs());
+                SshError::Unreachable(if said.is_empty() { what } else { format!("{what}: {said}") })
+            }
+            other => other,
+        })
     }
 
     /// Takes up a conversation that another process has begun, and has left between two messages.
