@@ -142,14 +142,19 @@ impl<'a> Engine<'a> {
         Ok(log.panic_message)
     }
 
-    /// From here on dumps do not hold what `rules` mean: what can be resolved is erased, even on an error. Each rule that cannot
+    /// From here on dumps do not hold what `rules` mean, and hold again what earlier ones meant: what can be resolved is erased, even on an error. Each rule that cannot
     /// is a problem; whether there is to be a dump then is for the caller to decide. Returns what was resolved.
     pub fn erase(&mut self, rules: &erase::Rules) -> Result<&erase::Resolved, EngineError> {
-        let mut resolved = self.with_kernel(|kernel, _| erase::resolve(rules, kernel));
+        let mut resolved = if rules.is_empty() {
+            erase::Resolved::default()
+        } else {
+            self.with_kernel(|kernel, _| erase::resolve(rules, kernel))
+        };
         resolved.record.insert_str(0, &erased_before(&self.vmcore));
         for why in &resolved.unresolved {
             self.problems.push(Code::ERASE_UNRESOLVED, why.clone());
         }
+        self.utsname = None;
         // The header of a dump, and the manifest, have these strings too. What tells a reader which kernel this is stays:
         // sysname, release (which is in VMCOREINFO as well) and machine.
         let mut utsname = self.utsname();

@@ -222,12 +222,16 @@ pub struct DumpSpec {
     /// Leave out the pages of mem_map that describe nothing but pages that are left out, as makedumpfile's `-e`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exclude_vmemmap: bool,
+    /// Rules of what to erase, the text of a file as [`crate::erase::Rules`] reads it; nothing is erased when empty. When one
+    /// of them cannot be resolved this dump is not written.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub erase: String,
 }
 
 impl DumpSpec {
     /// A dump without anything that has to be asked for.
     pub fn new(file: impl Into<String>, level: u8, format: Format, compression: Compression) -> Self {
-        Self { file: file.into(), level, format, compression, exclude_vmemmap: false }
+        Self { file: file.into(), level, format, compression, exclude_vmemmap: false, erase: String::new() }
     }
 }
 

@@ -6,7 +6,8 @@ use crate::mounts::{self, Mount};
 use crate::network::{self, NetworkError, View};
 use crate::settings::{LocalSettings, Place, Settings, sanitise_host};
 use crate::target::share::{self, ShareError};
-use collector::plan::{DeviceId, LocalTarget, PLAN_VERSION, Plan, Rung, Target};
+use collector::erase::Rules;
+use collector::plan::{DeviceId, DumpSpec, LocalTarget, PLAN_VERSION, Plan, Rung, Target};
 use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
 use initramfs::{ModulePlan, ModuleRequest, plan_modules};
@@ -114,6 +115,24 @@ pub enum ResolveError {
         #[source]
         source: io::Error,
     },
+    /// The rules of what to erase are not there.
+    #[error(
+        "no file {0}, which `erase` of the dump {1:?} names: nothing is dumped that is not known to be clean"
+    )]
+    NoRules(String, String),
+    /// There are no rules in the file.
+    #[error("{0} has no rule of what to erase: leave `erase` of the dump {1:?} out, or add one")]
+    EmptyRules(String, String),
+    /// A rule of what to erase is none.
+    #[error("{file}:{line}: {what}")]
+    Rules {
+        /// The file of rules.
+        file: String,
+        /// Its line, from 1.
+        line: u32,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The collector is not installed.
     #[error("no collector at {0}: install it, or name it with `collector` in [image]")]
     NoCollector(String),
@@ -196,6 +215,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         Some(host) => host.clone(),
         None => sanitise_host(&hostname()?),
     };
+    let dumps = settings.dumps.iter().map(|dump| with_rules(dump, settings, root));
+    let dumps = dumps.collect::<Result<Vec<_>, _>>()?;
     let plan = Plan {
         version: PLAN_VERSION,
         host,
@@ -204,13 +225,25 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         targets,
         network: recorded.for_plan(),
         fence,
-        dumps: settings.dumps.clone(),
+        dumps,
         limits: settings.limits,
         final_action: settings.final_action,
         on_failure: settings.on_failure,
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
     Ok(Resolved { plan, modules, kernel, collector, nodes, warnings })
+}
+
+/// A dump with the text of its rules in it.
+fn with_rules(dump: &DumpSpec, settings: &Settings, root: &Root) -> Result<DumpSpec, ResolveError> {
+    let Some(path) = settings.rules.get(&dump.file) else { return Ok(dump.clone()) };
+    let shown = path.display().to_string();
+    let text = root.read(path)?.ok_or_else(|| ResolveError::NoRules(shown.clone(), dump.file.clone()))?;
+    match Rules::parse(&text) {
+        Ok(rules) if !rules.is_empty() => Ok(DumpSpec { erase: text, ..dump.clone() }),
+        Ok(_) => Err(ResolveError::EmptyRules(shown, dump.file.clone())),
+        Err(why) => Err(ResolveError::Rules { file: shown, line: why.line, what: why.what }),
+    }
 }
 
 struct Found {

@@ -7,6 +7,7 @@ use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub targets: Vec<TargetSettings>,
     /// What is written there, in this order.
     pub dumps: Vec<DumpSpec>,
+    /// Files of rules of what to erase, by the `file` of the dump that they are for.
+    pub rules: BTreeMap<String, PathBuf>,
     /// Deadlines.
     pub limits: Limits,
     /// First part of the dump's directory; the hostname unless set.
@@ -151,6 +154,7 @@ impl Default for Settings {
                 limits: RungLimits::default(),
             }],
             dumps: vec![default_dump()],
+            rules: BTreeMap::new(),
             limits: Limits::default(),
             host: None,
             fence: None,
@@ -238,6 +242,7 @@ struct RawDump {
     format: Option<Format>,
     compression: Option<Spanned<Compression>>,
     exclude_vmemmap: Option<Spanned<bool>>,
+    erase: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -344,9 +349,11 @@ impl Check<'_> {
     fn settings(&mut self, raw: RawSettings) -> Settings {
         let default = Settings::default();
         let limits = self.limits(raw.limits);
+        let mut rules = BTreeMap::new();
         Settings {
             targets: if raw.target.is_empty() { default.targets } else { self.targets(raw.target) },
-            dumps: raw.dump.map_or(default.dumps, |dumps| self.dumps(dumps)),
+            dumps: raw.dump.map_or(default.dumps, |dumps| self.dumps(dumps, &mut rules)),
+            rules,
             limits,
             host: raw.host.map(|h| self.host(h)),
             fence: raw.fence_kdump.map(|f| self.fence(f)),
@@ -416,7 +423,8 @@ impl Check<'_> {
         }
     }
 
-    fn dumps(&mut self, raw: Vec<RawDump>) -> Vec<DumpSpec> {
+    /// The dumps; their files of rules go into `rules`.
+    fn dumps(&mut self, raw: Vec<RawDump>, rules: &mut BTreeMap<String, PathBuf>) -> Vec<DumpSpec> {
         if raw.is_empty() {
             self.complain(
                 0..0,
@@ -455,12 +463,21 @@ impl Check<'_> {
                 let advice = "choose format = \"kdump\" or \"elf\"";
                 self.complain(thin.span(), "raw dumps are copies: nothing is excluded from them", advice);
             }
+            if let Some(path) = one.erase {
+                if format == Format::Raw {
+                    let advice = "choose format = \"kdump\" or \"elf\"";
+                    self.complain(path.span(), "raw dumps are copies: nothing is erased from them", advice);
+                }
+                rules.insert(file.clone(), PathBuf::from(self.absolute(path)));
+            }
             dumps.push(DumpSpec {
                 file,
                 level,
                 format,
                 compression: one.compression.map_or(default.compression, Spanned::into_inner),
                 exclude_vmemmap: thin.is_some(),
+                // The file is read when all is resolved.
+                erase: String::new(),
             });
         }
         dumps
@@ -752,6 +769,7 @@ collector = "/opt/c"
             "format",
             "compression",
             "exclude_vmemmap",
+            "erase",
             "append",
             "remove",
             "image",

@@ -180,7 +180,7 @@ pub(super) struct Options {
     pub force: bool,
     /// Write nothing.
     pub dry_run: bool,
-    /// Leave out the struct pages of what is left out: asked for, not done.
+    /// Leave out the struct pages of what is left out.
     pub exclude_vmemmap: bool,
     /// VMCOREINFO as a text file.
     pub info: Option<PathBuf>,

@@ -6,6 +6,7 @@ use super::report::{Report, Reporter, Step, shortened};
 use super::story::INCOMPLETE;
 use super::{clock, mounts};
 use crate::engine::{Engine, EngineError, chain};
+use crate::erase::Rules;
 use crate::fault;
 use crate::manifest::{DumpReport, Manifest, Stage};
 use crate::plan::{DumpSpec, Format, Plan, Rung};
@@ -132,6 +133,12 @@ fn dump_all(job: &Job<'_>, mut engine: Engine<'_>, store: &dyn Store) -> Result<
     let out = job.out;
     let mut failure = None;
     for (index, spec) in job.plan.dumps.iter().enumerate() {
+        if let Err(why) = erase(&mut engine, spec, out) {
+            log::error!("dump: {why}");
+            tell_problems(&engine, out);
+            failure.get_or_insert(why);
+            continue;
+        }
         out.tell(&Report::Dumping(index));
         let mut spec = spec.clone();
         if let Some(level) = job.rung.level.filter(|_| spec.format != Format::Raw) {
@@ -232,6 +239,39 @@ fn dump_one(
     }
 }
 
+/// Has the engine erase what the rules of a dump mean, and nothing else. An error when the dump is not to be written: what cannot be
+/// found cannot be erased, and a dump that has what it was to be without goes where it must not.
+fn erase(engine: &mut Engine<'_>, spec: &DumpSpec, out: &Reporter) -> Result<(), String> {
+    let refused =
+        || format!("not everything that is to be erased from {} was found: it is not written", spec.file);
+    let rules = match Rules::parse(&spec.erase) {
+        Ok(rules) => rules,
+        Err(e) => {
+            engine.problems.push(Code::ERASE_UNRESOLVED, format!("rules for {}: {e}", spec.file));
+            return Err(refused());
+        }
+    };
+    if !spec.erase.is_empty() {
+        log::info!("dump: looking for what is to be erased from {}", spec.file);
+    }
+    let outcome = engine.erase(&rules).map(|resolved| resolved.patches.len());
+    if !spec.erase.is_empty() {
+        // The manifest lies beside the dump: what is erased of the kernel's names is not in it either.
+        let kernel = engine.kernel();
+        let panic_message = kernel.panic_message.as_deref().map(shortened);
+        out.tell(&Report::Kernel(Box::new(crate::manifest::CrashedKernel { panic_message, ..kernel })));
+    }
+    match outcome {
+        Ok(0) => Ok(()),
+        Ok(places) => {
+            log::info!("dump: {places} places are erased from {}", spec.file);
+            Ok(())
+        }
+        Err(EngineError::Erase(_)) => Err(refused()),
+        Err(e) => Err(chain(&e)),
+    }
+}
+
 fn tell_problems(engine: &Engine<'_>, out: &Reporter) {
     for problem in engine.problems.list() {
         out.problem(problem);
@@ -277,4 +317,37 @@ impl Progress for Narrator<'_> {
 /// Whether there is a dead kernel to save.
 pub fn is_there() -> io::Result<()> {
     std::fs::metadata(VMCORE).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Compression, Format};
+    use crate::vmcore::fixture::Core;
+    use std::fs::File;
+
+    /// Rules that mean something are resolved, or there is no dump; without any nothing is looked for.
+    #[test]
+    fn what_cannot_be_erased_is_not_dumped() {
+        let file = Core::new("OSRELEASE=6.1\nPAGESIZE=4096\n").load(0, vec![0; 4096]).build();
+        for (rules, refused) in [
+            ("", false),
+            ("# none\n", false),
+            ("erase init_task.comm\n", true),
+            ("erase\n", true),
+            ("erase init_task.comm\nerase init_task.pid\n", true),
+        ] {
+            let mut engine = Engine::open(&file).unwrap();
+            let out = Reporter::new(File::options().write(true).open("/dev/null").unwrap());
+            let spec = DumpSpec {
+                erase: rules.to_owned(),
+                ..DumpSpec::new("vmcore", 31, Format::Kdump, Compression::DEFAULT)
+            };
+            let outcome = erase(&mut engine, &spec, &out);
+            assert_eq!(outcome.is_err(), refused, "{rules:?}: {outcome:?}");
+            assert!(outcome.err().is_none_or(|why| why.contains("vmcore was found: it is not written")));
+            let told = engine.problems.list().iter().any(|p| p.code == Code::ERASE_UNRESOLVED);
+            assert_eq!(told, refused, "{rules:?}: {:?}", engine.problems);
+        }
+    }
 }

@@ -423,8 +423,13 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
     for dump in &resolved.plan.dumps {
         writeln!(
             out,
-            "dump         {}: {:?}, level {}, {}",
-            dump.file, dump.format, dump.level, dump.compression
+            "dump         {}: {:?}, level {}, {}{}{}",
+            dump.file,
+            dump.format,
+            dump.level,
+            dump.compression,
+            if dump.exclude_vmemmap { ", without needless struct pages" } else { "" },
+            if dump.erase.is_empty() { "" } else { ", redacted" },
         )?;
     }
     for module in &resolved.modules.modules {

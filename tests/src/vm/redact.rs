@@ -16,7 +16,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
-const RULES: &str = "\
+/// What is erased.
+pub const RULES: &str = "\
 # Every thread's name, and that of the idle tasks.
 erase task_struct.comm
 [vmlinux]
@@ -44,8 +45,15 @@ const RECORD: [&str; 6] = [
 /// A kernel's page, as [`crate::kdump_reader`] counts them.
 const PAGE: u64 = 4096;
 
-/// Erases data from dumps of `raw` in two formats; every byte is the raw vmcore's or, where drgn finds the data, filled.
-pub fn check(collector: &Path, drgn: &Drgn, raw: &Path, vmlinux: &Path, scratch: &Path) -> Result<()> {
+/// Erases data from dumps of `raw` in two formats, as it was from `captured` when the machine died; every byte is the raw vmcore's or, where drgn finds the data, filled.
+pub fn check(
+    collector: &Path,
+    drgn: &Drgn,
+    raw: &Path,
+    captured: &Path,
+    vmlinux: &Path,
+    scratch: &Path,
+) -> Result<()> {
     let rules = scratch.join("rules.conf");
     fs::write(&rules, RULES)?;
     // By page: offset in it, length, fill.
@@ -65,17 +73,21 @@ pub fn check(collector: &Path, drgn: &Drgn, raw: &Path, vmlinux: &Path, scratch:
         Ok(page)
     };
 
-    for (name, options) in [("redacted", &["-d", "31"][..]), ("redacted.elf", &["-E", "-d", "31"])] {
-        let path = scratch.join(name);
-        let mut command = Command::new(collector);
-        output(command.args(options).args(["-f", "--config"]).arg(&rules).arg(raw).arg(&path))?;
+    for (name, options) in
+        [("captured", &[][..]), ("redacted", &["-d", "31"]), ("redacted.elf", &["-E", "-d", "31"])]
+    {
+        let path = if name == "captured" { captured.to_owned() } else { scratch.join(name) };
+        if name != "captured" {
+            let mut command = Command::new(collector);
+            output(command.args(options).args(["-f", "--config"]).arg(&rules).arg(raw).arg(&path))?;
+        }
         let mut seen = HashSet::new();
         let mut compare = |pfn: u64, page: Vec<u8>| -> Result<()> {
             ensure!(page == expected(pfn)?, "{name}: page {pfn:#x} is not what it was, less what is erased");
             seen.insert(pfn);
             Ok(())
         };
-        if name == "redacted" {
+        if name != "redacted.elf" {
             let dump = KdumpFile::open(&path).map_err(|e| anyhow!(e))?;
             let wrong = dump.check();
             ensure!(wrong.is_empty(), "{wrong:#?}");
@@ -98,7 +110,9 @@ pub fn check(collector: &Path, drgn: &Drgn, raw: &Path, vmlinux: &Path, scratch:
         let stack = drgn.crashed_stack(&path, vmlinux)?;
         ensure!(stack.starts_with("1 XXXXXXXXXXXXXXXX\n"), "{name}: drgn's crashed thread:\n{stack}");
         ensure!(stack.contains("sysrq_handle_crash"), "{name}: drgn's stack:\n{stack}");
-        fs::remove_file(&path)?;
+        if name != "captured" {
+            fs::remove_file(&path)?;
+        }
     }
     refused(collector, raw, scratch)
 }
