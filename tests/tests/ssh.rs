@@ -5,17 +5,21 @@ mod harness;
 use collector::addr::FileOffset;
 use collector::engine::{Engine, chain};
 use collector::format::rearrange::rearrange;
+use collector::plan::ssh::SshTarget;
 use collector::plan::{Compression, Format};
 use collector::problem::Code;
 use collector::progress::Silent;
 use collector::target::is_full;
 use collector::target::ssh::{Connection, FLAT, Patience, SshDirectory, SshError, Way};
+use config::target::ssh::SshSettings;
 use harness::{Bytes, Sink, dump_spec};
+use initramfs::image::Kind;
+use initramfs::root::Root;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use vmcored_tests::lab::sshd::{Nature, Sshd, missing};
@@ -148,6 +152,24 @@ fn without_sftp_the_dump_is_flattened() {
     connection.end();
 }
 
+/// What a login shell says to people must not be taken for an answer.
+#[test]
+fn a_talkative_shell_is_got_along_with() {
+    let nature = Nature {
+        sftp: false,
+        settings: "Subsystem sftp echo Welcome; echo to; echo this; echo machine\nForceCommand echo Welcome; $SHELL -c \"$SSH_ORIGINAL_COMMAND\"".to_owned(),
+    };
+    let Some(server) = sshd(&nature) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (connection, way) = reach(&server, dir.path(), PATIENCE);
+    assert_eq!(way, Way::Shell);
+    let directory = connection.create_directory(way, "h").unwrap();
+    directory.put("vmcore-dmesg.txt", b"the log\n").unwrap();
+    assert!(directory.free_space().unwrap().is_some());
+    assert_eq!(fs::read(dir.path().join("h/vmcore-dmesg.txt")).unwrap(), b"the log\n");
+    connection.end();
+}
+
 #[test]
 fn what_the_server_refuses_has_a_name() {
     let Some(server) = sshd(&Nature::default()) else { return };
@@ -162,7 +184,7 @@ fn what_the_server_refuses_has_a_name() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut cases = vec![];
-    let mut case = |what: &'static str, code, change: &dyn Fn(&mut collector::plan::ssh::SshTarget)| {
+    let mut case = |what: &'static str, code, change: &dyn Fn(&mut SshTarget)| {
         let mut target = good.clone();
         change(&mut target);
         cases.push((what, code, target));
@@ -233,6 +255,54 @@ fn a_server_that_stands_still_is_given_up() {
         assert_eq!(SshError::within(&error).unwrap().code(), Code::SSH_LOST, "{error:?}");
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
+}
+
+/// The client as it is packed, in a root that has nothing else, with the key and host key that are packed with it.
+#[test]
+fn the_packed_client_is_enough() {
+    let Some(server) = sshd(&Nature::default()) else { return };
+    let known = server.file("known");
+    let host_key = fs::read_to_string(server.file("host.pub")).unwrap();
+    fs::write(&known, format!("[127.0.0.1]:{} {host_key}", server.port())).unwrap();
+    let dumps = tempfile::tempdir().unwrap();
+    let settings = SshSettings {
+        address: format!("root@127.0.0.1:{}", server.port()).parse().unwrap(),
+        path: dumps.path().display().to_string(),
+        key: Some(server.file("key")),
+        known_hosts: Some(known),
+    };
+    let root = Root::new("/");
+    let client = settings.client(&root).unwrap();
+    let plan = settings.resolve(0, &client, "127.0.0.1".parse().unwrap(), None, &root).unwrap();
+    let image = tempfile::tempdir().unwrap();
+    for (path, file) in plan.packed.files() {
+        let to = image.path().join(&path[1..]);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        if file.kind == Kind::Symlink {
+            std::os::unix::fs::symlink(String::from_utf8(file.data.clone()).unwrap(), &to).unwrap();
+        } else {
+            fs::write(&to, &file.data).unwrap();
+            fs::set_permissions(&to, fs::Permissions::from_mode(file.mode)).unwrap();
+        }
+    }
+    fs::create_dir(image.path().join("dev")).unwrap();
+    let null = image.path().join("dev/null");
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::sys::stat::mknod(&null, nix::sys::stat::SFlag::S_IFCHR, mode, nix::sys::stat::makedev(1, 3))
+        .unwrap();
+    let wrapper = server.file("ssh");
+    fs::write(&wrapper, format!("#!/bin/sh\nexec chroot {} /usr/bin/ssh \"$@\"\n", image.path().display()))
+        .unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let target = SshTarget { program: wrapper.display().to_string(), ..plan.target };
+    let connection = Connection::open(&target, PATIENCE).unwrap();
+    let way = connection.greet().unwrap_or_else(|e| panic!("{e}: {}", server.log()));
+    assert_eq!(way, Way::Sftp);
+    let directory = connection.create_directory(way, "h").unwrap();
+    directory.put("vmcore-dmesg.txt", b"the log\n").unwrap();
+    connection.end();
+    assert_eq!(fs::read(dumps.path().join("h/vmcore-dmesg.txt")).unwrap(), b"the log\n");
+    println!("{} files, {} KiB", plan.packed.files().count(), plan.packed.size() >> 10);
 }
 
 /// A tmpfs; gone with the value.

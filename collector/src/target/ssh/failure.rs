@@ -126,7 +126,8 @@ impl SshError {
             "No supported authentication",
         ]) {
             Self::KeyRefused(said)
-        } else if any(&["subsystem request failed"]) {
+        } else if any(&["subsystem request failed", "sftp-server: "]) {
+            // The second where the subsystem is configured and its program is not installed.
             Self::NoSftp(said)
         } else if any(&[
             "connect to host",
@@ -222,6 +223,7 @@ mod tests {
                 Code::SSH_KEY_REFUSED,
             ),
             ("subsystem request failed on channel 0\r\n", Code::SSH_NO_SFTP),
+            ("bash: line 1: /usr/lib/sftp-server: No such file or directory\n", Code::SSH_NO_SFTP),
             ("Timeout, server 10.0.0.1 not responding.\r\n", Code::SSH_LOST),
             ("Connection to 10.0.0.1 closed by remote host.\r\n", Code::SSH_LOST),
             ("", Code::SSH_LOST),

@@ -7,6 +7,11 @@ use crate::addr::FileOffset;
 use crate::format::DumpSink;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes after which the server is asked to write back what it has: at the end there is then not so much left to be
+/// written that it looks like a server that stands still.
+const SYNC_EVERY: u64 = 256 << 20;
 
 /// Less room than this, and a write that failed without a reason failed for want of it.
 const NO_ROOM: u64 = 1 << 20;
@@ -19,6 +24,8 @@ pub struct RemoteFile {
     handle: Vec<u8>,
     directory: String,
     written: Arc<Written>,
+    /// Bytes since the server was last asked to write back.
+    unsynced: AtomicU64,
     open: bool,
 }
 
@@ -36,6 +43,7 @@ impl RemoteFile {
             handle,
             directory: directory.to_owned(),
             written: Arc::default(),
+            unsynced: AtomicU64::new(0),
             open: true,
         })
     }
@@ -74,12 +82,21 @@ impl DumpSink for RemoteFile {
         if let Some(failure) = self.written.failure() {
             return Err(self.reason(failure).into());
         }
-        let end = u64::try_from(bytes.len()).ok().and_then(|len| at.get().checked_add(len));
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let end = at.get().checked_add(len);
         // A file's size is signed on the server.
         if end.is_none_or(|end| i64::try_from(end).is_err()) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.session.write(&self.handle, at.get(), bytes, &self.written).map_err(|e| self.reason(e).into())
+        let sent = self.session.write(&self.handle, at.get(), bytes, &self.written);
+        sent.and_then(|()| {
+            if self.unsynced.fetch_add(len, Ordering::Relaxed).saturating_add(len) < SYNC_EVERY {
+                return Ok(());
+            }
+            self.unsynced.store(0, Ordering::Relaxed);
+            self.session.sync_on_the_way(&self.handle, &self.written)
+        })
+        .map_err(|e| self.reason(e).into())
     }
 
     fn finish(&self) -> io::Result<()> {

@@ -77,7 +77,8 @@ impl Connection {
     pub fn greet(&self) -> Result<Way, SshError> {
         match Session::connect(&self.client, self.patience) {
             Ok(_) => Ok(Way::Sftp),
-            Err(SshError::NoSftp(_)) => Ok(Way::Shell),
+            // A login shell that greets people greets sftp too, and nobody understands that.
+            Err(SshError::NoSftp(_) | SshError::Protocol(_)) => Ok(Way::Shell),
             Err(e) => Err(e),
         }
     }

@@ -51,6 +51,8 @@ impl Written {
 #[derive(Debug)]
 enum Waiting {
     Write(Arc<Written>),
+    /// An fsync under way, which some servers do not know.
+    Sync(Arc<Written>),
     Somebody,
 }
 
@@ -312,6 +314,16 @@ impl Session {
         Ok(())
     }
 
+    /// Sends a request on its way that has the server write back what it has. How it ends is told in `written`.
+    pub(super) fn sync_on_the_way(&self, handle: &[u8], written: &Arc<Written>) -> Result<(), SshError> {
+        let mut wire = self.wire();
+        let id = wire.id();
+        let request = Request::new(kind::EXTENDED, id).string(b"fsync@openssh.com").string(handle).finish(0);
+        wire.waiting.insert(id, Waiting::Sync(Arc::clone(written)));
+        written.pending.fetch_add(1, Ordering::Relaxed);
+        wire.pump(Out(&request, &[]), |_| true)
+    }
+
     /// Waits until all writes have their answers.
     pub(super) fn settle(&self, written: &Written) -> Result<(), SshError> {
         self.wire().pump(Out::NOTHING, |_| written.pending.load(Ordering::Relaxed) == 0)?;
@@ -418,7 +430,7 @@ impl Wire {
             if let Err(e) = result {
                 self.broken = Some(e.clone());
                 for waiting in std::mem::take(&mut self.waiting).into_values() {
-                    if let Waiting::Write(written) = waiting {
+                    if let Waiting::Write(written) | Waiting::Sync(written) = waiting {
                         written.pending.fetch_sub(1, Ordering::Relaxed);
                         written.fail(e.clone());
                     }
@@ -450,10 +462,13 @@ impl Wire {
                     return Err(SshError::Protocol(format!("an answer to {id}, which nobody asked")));
                 }
                 (Some(Waiting::Somebody), answer) => drop(self.answers.insert(id, answer)),
-                (Some(Waiting::Write(written)), answer) => {
+                (Some(waiting @ (Waiting::Write(_) | Waiting::Sync(_))), answer) => {
+                    let (Waiting::Write(written) | Waiting::Sync(written)) = &waiting else { continue };
                     written.pending.fetch_sub(1, Ordering::Relaxed);
                     match answer {
                         Answer::Status { code: status::OK, .. } => {}
+                        Answer::Status { code: status::OP_UNSUPPORTED, .. }
+                            if matches!(waiting, Waiting::Sync(_)) => {}
                         Answer::Status { code, message } => written.fail(SshError::Refused { code, message }),
                         other => return Err(unexpected(&other)),
                     }

@@ -28,9 +28,11 @@ pub(super) struct Shell {
     pub patience: Patience,
 }
 
-/// A command's answer that is one line of a certain kind.
+/// A command's answer: the last line, for a login shell may say more before.
 fn line(text: &[u8]) -> String {
-    super::packet::plain(text)
+    let mut lines = text.split(|b| *b == b'\n').filter(|l| !l.is_empty());
+    // Whole: it may be a long path. What comes of a command is bounded already.
+    String::from_utf8_lossy(lines.next_back().unwrap_or_default()).trim().to_owned()
 }
 
 impl Shell {
@@ -105,7 +107,7 @@ impl Shell {
     pub fn space(&self, path: &str) -> Result<Option<u64>, SshError> {
         let said = self.run(&format!("df -Pk {}", quoted(path)))?;
         let text = String::from_utf8_lossy(&said);
-        let free = text.lines().nth(1).and_then(|l| l.split_whitespace().nth(3)?.parse::<u64>().ok());
+        let free = text.lines().last().and_then(|l| l.split_whitespace().nth(3)?.parse::<u64>().ok());
         Ok(free.map(|kib| kib.saturating_mul(1024)))
     }
 }

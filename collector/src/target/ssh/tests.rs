@@ -283,6 +283,22 @@ fn small_files_keep_their_room_and_are_cut() {
     assert_eq!(directory.free_space().unwrap(), Some(1 << 30));
 }
 
+/// A long dump is written back as it comes; a server that cannot is not asked in vain for an error.
+#[test]
+fn long_dumps_are_synced_on_the_way() {
+    for nature in [openssh(), Nature::default()] {
+        let can = !nature.extensions.is_empty();
+        let (session, disk) = with(nature);
+        let file = RemoteFile::create(&session, "", "f", true).unwrap();
+        let piece = vec![1; 1 << 20];
+        for n in 0..520 {
+            file.write_at(FileOffset::new((n % 4) << 20), &piece).unwrap();
+        }
+        file.finish().unwrap();
+        assert_eq!(disk.lock().unwrap().synced, if can { 3 } else { 0 });
+    }
+}
+
 #[test]
 fn a_server_without_extensions_will_do() {
     let (session, disk) = with(Nature::default());

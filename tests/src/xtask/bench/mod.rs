@@ -3,6 +3,7 @@
 mod core;
 mod crash_kernel;
 mod measure;
+mod ssh;
 
 use crate::lab::cache::Cache;
 use crate::lab::command::{find, output, shown, target_dir, tool};
@@ -25,6 +26,7 @@ const USAGE: &str = "cargo xtask bench [OPTION]...
   --out DIR       where dumps are written [default: /dev/shm, where nobody waits for a disk, if it has room for
                   the whole vmcore; else target/bench]. Ours waits until its file is on the disk, theirs does not.
   --scan-only, --dump-only
+  --ssh           instead: over ssh to a private sshd on the loopback device, against `makedumpfile -F | ssh dd`
   --crash-kernel  instead: crash a guest, and run both on its /proc/vmcore in the crash kernel, writing to the same disk
   --crashkernel MIB  memory reserved for that [default: 128]
   --ours PATH     collector to measure [default: the static one, built now]";
@@ -42,6 +44,7 @@ struct Options {
     out: Option<PathBuf>,
     ours: Option<PathBuf>,
     crash_kernel: bool,
+    ssh: bool,
     reservation: u64,
 }
 
@@ -60,6 +63,7 @@ impl Options {
             out: None,
             ours: None,
             crash_kernel: false,
+            ssh: false,
             reservation: crash_kernel::RESERVATION,
         };
         let mut words = arguments.iter();
@@ -77,6 +81,7 @@ impl Options {
                 "--scan-only" => options.dump = false,
                 "--dump-only" => options.scan = false,
                 "--crash-kernel" => options.crash_kernel = true,
+                "--ssh" => options.ssh = true,
                 "--crashkernel" => options.reservation = value()?.parse()?,
                 "--ours" => options.ours = Some(value()?.into()),
                 _ => bail!("{word} is no option\n{USAGE}"),
@@ -84,6 +89,14 @@ impl Options {
         }
         ensure!(options.runs > 0 && options.gib.iter().all(|gib| *gib > 4), "{USAGE}");
         Ok(options)
+    }
+
+    /// The vmcore to dump; of a guest with so many MiB where nobody says otherwise.
+    fn core(&self, mib: u64) -> Result<PathBuf> {
+        match &self.core {
+            Some(core) => Ok(core.clone()),
+            None => core::default_core(&Cache::open()?, self.memory.unwrap_or(mib)),
+        }
     }
 }
 
@@ -105,6 +118,16 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         let memory = options.memory.unwrap_or(crash_kernel::MEMORY);
         return crash_kernel::tables(&peer, memory, options.reservation, options.runs);
     }
+    if options.ssh {
+        ensure!(options.ours.is_none() && options.threads == 1, "--ssh measures one thread of this checkout");
+        let peer = Peer::open(&options.peer)?;
+        println!("{}\npeer: {}\n", machine(), peer.version);
+        let core = options.core(8192)?;
+        let scratch = target_dir().join("bench");
+        fs::create_dir_all(&scratch)?;
+        let out = options.out.clone().or_else(|| roomy(fs::metadata(&core).ok()?.len())).unwrap_or(scratch);
+        return ssh::table(&peer, &core, &out, options.runs);
+    }
     let ours = match &options.ours {
         Some(path) => path.clone(),
         None => super::programs()?.collector,
@@ -115,10 +138,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
     println!("{}\npeer: {}\n", machine(), peer.version);
     let pair = Pair { ours, peer, scratch, runs: options.runs, threads: options.threads, keep: options.keep };
     if options.dump {
-        let core = match &options.core {
-            Some(core) => core.clone(),
-            None => core::default_core(&Cache::open()?, options.memory.unwrap_or(8192))?,
-        };
+        let core = options.core(8192)?;
         let out = match &options.out {
             Some(out) => out.clone(),
             None => roomy(fs::metadata(&core)?.len()).unwrap_or_else(|| pair.scratch.clone()),

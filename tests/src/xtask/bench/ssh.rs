@@ -1,0 +1,120 @@
+//! `bench --ssh`: a dump over ssh, ours by sftp, and makedumpfile's as kdump's scripts send it: `makedumpfile -F | ssh dd`.
+//! Both to the same sshd on the loopback device, with its default settings, into the same directory.
+
+use super::Peer;
+use super::measure::{Ran, median, run};
+use crate::lab::command::{self, target_dir, workspace};
+use crate::lab::sshd::{Nature, Sshd, missing};
+use anyhow::{Context, Result, bail, ensure};
+use collector::plan::ssh::SshTarget;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Level, codec of ours, option of theirs. What is not compressed shows what ssh itself takes.
+const ROWS: [(&str, &str, &str); 5] =
+    [("31", "zstd", "-z"), ("31", "lzo", "-l"), ("31", "zlib", "-c"), ("1", "zstd", "-z"), ("1", "none", "")];
+
+/// The program that does what the crash kernel does, optimised as it is.
+fn example() -> Result<PathBuf> {
+    println!("building the program that dumps over ssh");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace()).args(["build", "--quiet", "--release", "--locked"]);
+    cargo.args(["-p", "collector", "--example", "dump_ssh"]);
+    command::run(&mut cargo)?;
+    Ok(target_dir().join("release/examples/dump_ssh"))
+}
+
+/// The ciphers that the machine's client offers, those of AES-NI first, as they are put into the plan.
+fn ciphers() -> Result<Vec<String>> {
+    let settings: config::target::ssh::SshAddress = "root@127.0.0.1".parse()?;
+    let settings = config::target::ssh::SshSettings {
+        address: settings,
+        path: "/".to_owned(),
+        key: None,
+        known_hosts: None,
+    };
+    Ok(settings.client(&initramfs::root::Root::new("/"))?.options)
+}
+
+/// `makedumpfile -F | ssh dd`, as kdump's scripts do it, with the file's own status of each part.
+fn theirs(peer: &Peer, arguments: &[&str], core: &Path, target: &SshTarget, out: &Path) -> Command {
+    let mut bash = Command::new("bash");
+    bash.arg("-c").arg(format!(
+        "set -o pipefail; {} -F {} --message-level 0 {} | ssh -F none -p {} -i {} -o BatchMode=yes \
+         -o StrictHostKeyChecking=yes -o UserKnownHostsFile={} -o HostKeyAlias={} {}@{} \
+         'umask 0077 && dd bs=512 of={} status=none'",
+        peer.path.display(),
+        arguments.join(" "),
+        core.display(),
+        target.port,
+        target.identity,
+        target.known_hosts,
+        target.host_key_alias,
+        target.user,
+        target.address,
+        out.display(),
+    ));
+    bash
+}
+
+/// The table.
+pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize) -> Result<()> {
+    if let Some(what) = missing() {
+        bail!("{what} is missing");
+    }
+    let ours = example()?;
+    let server = Sshd::start(&Nature::default())?;
+    let scratch = tempfile::Builder::new().prefix("vmcored-bench-ssh-").tempdir_in(out)?;
+    let mut target = server.target(scratch.path());
+    target.options = ciphers()?;
+    let file = scratch.path().join("target.json");
+    fs::write(&file, serde_json::to_vec(&target)?)?;
+    command::output(command::tool("md5sum")?.arg(core))?;
+    println!(
+        "## Dumps of {} ({} MiB) over ssh on the loopback device into {}, {runs} runs each, 1 thread\n",
+        core.display(),
+        fs::metadata(core)?.len() >> 20,
+        out.display()
+    );
+    println!("ours: by sftp, {}  ", target.options.first().map_or("no cipher chosen", String::as_str));
+    println!(
+        "theirs: `{}`\n",
+        command::shown(&theirs(peer, &["-z", "-d", "31"], core, &target, Path::new("FILE")))
+    );
+    println!("| -d | codec | ours s | theirs s | ratio | ours MiB | theirs MiB | ours MB/s |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    for (level, codec, option) in ROWS {
+        if !peer.codecs.iter().any(|c| c == codec) {
+            println!("| {level} | {codec} | - | - | - | - | - | - |");
+            continue;
+        }
+        let (mut our, mut their): (Vec<Ran>, Vec<Ran>) = (Vec::new(), Vec::new());
+        let (mut our_bytes, mut their_bytes) = (0, 0);
+        for _ in 0..runs {
+            let mut command = Command::new(&ours);
+            command.arg(&file).arg(core).args([level, codec]);
+            our.push(run(&command)?);
+            let written = scratch.path().join("bench");
+            our_bytes = fs::metadata(written.join("vmcore")).context("what ours wrote")?.len();
+            fs::remove_dir_all(&written)?;
+            let written = scratch.path().join("theirs");
+            their.push(run(&theirs(peer, &[option, "-d", level], core, &target, &written))?);
+            their_bytes = fs::metadata(&written).context("what theirs wrote")?.len();
+            fs::remove_file(&written)?;
+        }
+        ensure!(our_bytes > 0 && their_bytes > 0, "an empty dump");
+        let wall = |ran: &[Ran]| median(ran.iter().map(|r| r.took.wall).collect());
+        let (our, their) = (wall(&our), wall(&their));
+        let megabytes = f64::from(u32::try_from(our_bytes / 1000)?) / 1000.0;
+        println!(
+            "| {level} | {codec} | {our:.2} | {their:.2} | {:.1}x | {} | {} | {:.0} |",
+            their / our,
+            our_bytes >> 20,
+            their_bytes >> 20,
+            megabytes / our
+        );
+    }
+    println!();
+    Ok(())
+}
