@@ -4,6 +4,7 @@ use super::dhcp;
 use super::link::{self, LinkState};
 use super::neighbour::{self, Neighbour};
 use super::netlink::{CREATE, NetlinkError, REPLACE, Request, Socket};
+use crate::engine::chain;
 use crate::plan::network::{
     Address, BondMode, Lease, Link, LinkKind, Mac, Network, NetworkLimits, Nic, Reach, Route, covers,
 };
@@ -208,7 +209,7 @@ impl Work<'_> {
     /// As [`Work::step`], for what the link works without.
     fn try_step(&mut self, link: &str, doing: &str, request: Request) {
         if let Err(e) = self.socket.request(request) {
-            (self.tell)(format!("link {link}: cannot {doing}: {e}"));
+            (self.tell)(format!("link {link}: cannot {doing}: {}", chain(&e)));
         }
     }
 
@@ -481,7 +482,7 @@ impl Work<'_> {
     fn waits_for_partner(&self, links: &[LinkState]) -> bool {
         self.path.links.iter().any(|planned| {
             matches!(&planned.kind, LinkKind::Bond(bond) if bond.mode == BondMode::Ad)
-                && links.iter().any(|l| l.name == planned.name && !l.has_lacp_partner())
+                && links.iter().any(|l| l.name == planned.name && !aggregates(l, links))
         })
     }
 
@@ -514,7 +515,7 @@ impl Work<'_> {
         let mut next_hop = reach.next_hop;
         let mut answer = self.resolve(next_hop, reach, state.index, patience);
         if let (Err(e), Some(lease)) = (&answer, lease) {
-            let before = e.to_string();
+            let before = chain(e);
             (self.tell)(format!("{before}; asking for a new lease"));
             next_hop = self.renew(&lease, &state, reach, limits, before)?;
             answer = self.resolve(next_hop, reach, state.index, patience);
@@ -564,7 +565,7 @@ impl Work<'_> {
                     }
                 }
                 Ok(None) => self.ask_for(next_hop, index, &mut seen),
-                Err(e) => seen = e.to_string(),
+                Err(e) => seen = chain(&e),
             }
             if Instant::now() >= until {
                 return Err(NetError::NoNeighbour {
@@ -584,7 +585,7 @@ impl Work<'_> {
             // It has an entry by now.
             Ok(()) => {}
             Err(e) if e.errno() == Some(Errno::EEXIST) => {}
-            Err(e) => *seen = e.to_string(),
+            Err(e) => *seen = chain(&e),
         }
     }
 
@@ -639,6 +640,13 @@ impl Work<'_> {
         self.add_route(&route, state.index)?;
         Ok(gateway)
     }
+}
+
+/// Whether a bond of 802.3ad has a partner, and a port that is used. (It has carrier earlier: before ports are used LACP waits two
+/// seconds for others to join.)
+fn aggregates(bond: &LinkState, links: &[LinkState]) -> bool {
+    let mut ports = links.iter().filter(|l| l.master == Some(bond.index));
+    bond.has_lacp_partner() && ports.any(|port| port.is_distributing().unwrap_or(true))
 }
 
 /// The link-local address that IPv6 asks for neighbours from, where none was recorded.

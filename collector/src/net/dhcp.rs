@@ -34,7 +34,7 @@ const NAK: u8 = 6;
 #[derive(Debug, thiserror::Error)]
 pub enum DhcpError {
     /// No socket on the link.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}")]
     Socket {
         /// What was wanted.
         doing: &'static str,

@@ -29,6 +29,7 @@ mod ifla {
     pub const PERM_ADDRESS: u16 = 54;
     pub const INFO_KIND: u16 = 1;
     pub const INFO_DATA: u16 = 2;
+    pub const INFO_SLAVE_DATA: u16 = 5;
 }
 
 /// Attributes of bonds, `IFLA_BOND_*`.
@@ -48,6 +49,8 @@ pub(crate) mod bond {
     pub const AD_SELECT: u16 = 22;
     pub const AD_INFO: u16 = 23;
     pub const AD_INFO_PARTNER_MAC: u16 = 5;
+    /// Of a port, `IFLA_BOND_SLAVE_AD_ACTOR_OPER_PORT_STATE`.
+    pub const SLAVE_AD_ACTOR_STATE: u16 = 7;
 }
 
 /// Attributes of VLANs, `IFLA_VLAN_*`.
@@ -108,6 +111,8 @@ pub struct LinkState {
     pub kind: Option<String>,
     /// What its kind says of it: the attributes in `IFLA_INFO_DATA`.
     pub data: Vec<u8>,
+    /// What the bond or bridge that it is a port of says of it: the attributes in `IFLA_INFO_SLAVE_DATA`.
+    pub port_data: Vec<u8>,
 }
 
 impl LinkState {
@@ -128,6 +133,7 @@ impl LinkState {
             carrier: false,
             kind: None,
             data: Vec::new(),
+            port_data: Vec::new(),
         };
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
@@ -143,6 +149,7 @@ impl LinkState {
                 ifla::LINKINFO => {
                     link.kind = attribute(value, ifla::INFO_KIND).map(text);
                     link.data = attribute(value, ifla::INFO_DATA).unwrap_or_default().to_vec();
+                    link.port_data = attribute(value, ifla::INFO_SLAVE_DATA).unwrap_or_default().to_vec();
                 }
                 _ => {}
             }
@@ -170,6 +177,15 @@ impl LinkState {
             (true, true, 5) => "dormant",
             (true, true, _) => "not operational",
         }
+    }
+
+    /// 802.3ad: whether the port of a bond takes and sends packets. `None` where the kernel does not tell.
+    pub fn is_distributing(&self) -> Option<bool> {
+        /// Collecting and distributing, IEEE 802.1AX 6.4.2.3.
+        const BOTH: u32 = 0x30;
+        let state = attribute(&self.port_data, bond::SLAVE_AD_ACTOR_STATE)?;
+        // A byte, in an attribute of one or two.
+        Some(u32::from(u16_at(state, 0).or(state.first().map(|b| u16::from(*b)))?) & BOTH == BOTH)
     }
 
     /// 802.3ad: whether the other end speaks LACP.
@@ -326,7 +342,9 @@ pub fn make(link: &Link, parent: Option<u32>) -> Option<Request> {
 }
 
 fn vlan_data(r: Request, vlan: &Vlan) -> Request {
-    let flags = [vlan.flags.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat();
+    // The second number says which of the first count. The kernel refuses those it does not know, even where they are off.
+    const REORDER_HEADER: u32 = 1;
+    let flags = [vlan.flags.to_ne_bytes(), (vlan.flags | REORDER_HEADER).to_ne_bytes()].concat();
     r.u16(vlan::ID, vlan.id).bytes(vlan::PROTOCOL, &vlan.protocol.to_be_bytes()).bytes(vlan::FLAGS, &flags)
 }
 

@@ -55,7 +55,7 @@ const NESTED: u16 = 0x8000;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The kernel refuses.
-    #[error("{source}{}", said.as_ref().map(|s| format!(" ({s})")).unwrap_or_default())]
+    #[error("{}", said.as_deref().unwrap_or("the kernel refuses"))]
     Refused {
         /// The error number.
         source: io::Error,
@@ -63,7 +63,7 @@ pub enum NetlinkError {
         said: Option<String>,
     },
     /// The socket failed.
-    #[error("route netlink: {0}")]
+    #[error("route netlink failed")]
     Socket(#[source] io::Error),
     /// What came back is no answer.
     #[error("route netlink: {0}")]

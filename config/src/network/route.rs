@@ -2,6 +2,7 @@
 
 use super::names::Destination;
 use super::{NetworkError, View};
+use collector::engine::chain;
 use collector::net::neighbour::{family, ip, octets, width};
 use collector::net::netlink::{Request, attribute, attributes, u32_at};
 use std::net::IpAddr;
@@ -56,7 +57,7 @@ pub(super) fn ask(view: &mut View, to: &Destination) -> Result<Decision, Network
             decision = parse(body);
         }
     });
-    asked.map_err(|e| none(e.to_string()))?;
+    asked.map_err(|e| none(chain(&e)))?;
     let decision = decision.ok_or_else(|| none("the kernel says nothing".to_owned()))?;
     match decision.kind {
         1 => Ok(decision),

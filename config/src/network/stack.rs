@@ -308,3 +308,245 @@ fn runner_of(text: &str) -> Option<String> {
     let name = config.get("runner")?.get("name")?.as_str()?;
     name.bytes().all(|b| b.is_ascii_alphanumeric()).then(|| name.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use collector::net::link::make;
+    use collector::net::netlink::Socket;
+    use collector::plan::network::{BridgeVlan, Mac};
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    fn link(index: u32, name: &str, kind: Option<&str>) -> LinkState {
+        let mac = Mac([2, 0, 0, 0, 0, u8::try_from(index).unwrap()]);
+        LinkState {
+            index,
+            name: name.to_owned(),
+            hardware: ETHERNET,
+            flags: 1,
+            mac: Some(mac),
+            permanent: kind.is_none().then_some(mac),
+            mtu: 1500,
+            master: None,
+            parent: None,
+            parent_elsewhere: false,
+            operstate: 6,
+            carrier: true,
+            kind: kind.map(str::to_owned),
+            data: Vec::new(),
+            port_data: Vec::new(),
+        }
+    }
+
+    /// A made link, with what the kernel would say of it.
+    fn made(index: u32, name: &str, kind: LinkKind) -> LinkState {
+        let planned =
+            Link { name: name.into(), kind, mtu: 1500, master: None, mac: None, bridge_vlans: Vec::new() };
+        let data = LinkState::parse(make(&planned, None).unwrap().body()).unwrap().data;
+        LinkState { data, ..link(index, name, Some(planned.kind.name())) }
+    }
+
+    fn bond(mode: BondMode) -> LinkKind {
+        LinkKind::Bond(Bond {
+            mode,
+            miimon: 100,
+            updelay: 0,
+            downdelay: 0,
+            arp_interval: 0,
+            arp_targets: Vec::new(),
+            arp_validate: 0,
+            fail_over_mac: 0,
+            xmit_hash_policy: 1,
+            lacp_rate: 1,
+            ad_select: 0,
+            min_links: 1,
+            primary: None,
+        })
+    }
+
+    fn vlan(index: u32, name: &str, parent: u32) -> LinkState {
+        let kind = LinkKind::Vlan(collector::plan::network::Vlan {
+            parent: String::new(),
+            id: 7,
+            protocol: 0x8100,
+            flags: 1,
+        });
+        LinkState { parent: Some(parent), ..made(index, name, kind) }
+    }
+
+    fn bridge(index: u32, name: &str, stp: bool) -> LinkState {
+        made(
+            index,
+            name,
+            LinkKind::Bridge(Bridge {
+                stp,
+                forward_delay: 1500,
+                vlan_filtering: false,
+                vlan_protocol: 0x8100,
+            }),
+        )
+    }
+
+    fn port(of: u32, link: LinkState) -> LinkState {
+        LinkState { master: Some(of), ..link }
+    }
+
+    fn machine(nics: &[&str]) -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str| fs::create_dir_all(dir.path().join(path)).unwrap();
+        put("run/teamd");
+        for nic in nics {
+            put(&format!("sys/class/net/{nic}"));
+            put(&format!("sys/devices/pci0000:00/0000:00:01.0/{nic}-device"));
+            let target = format!("/sys/devices/pci0000:00/0000:00:01.0/{nic}-device");
+            symlink(target, dir.path().join(format!("sys/class/net/{nic}/device"))).unwrap();
+        }
+        let root = Root::new(dir.path());
+        (dir, root)
+    }
+
+    fn view(links: Vec<LinkState>, vlans: Vec<(u32, Vec<BridgeVlan>)>) -> View {
+        View { socket: Socket::open().unwrap(), links, vlans, addresses: Vec::new() }
+    }
+
+    const TO: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));
+
+    fn names(links: &[Link]) -> Vec<(&str, Option<&str>)> {
+        links.iter().map(|l| (l.name.as_str(), l.master.as_deref())).collect()
+    }
+
+    #[test]
+    fn a_stack_comes_bottom_up_with_the_ports_that_lead_to_hardware() {
+        let (_dir, root) = machine(&["eth0", "eth1", "eth2"]);
+        let links = vec![
+            port(5, link(2, "eth0", None)),
+            port(5, link(3, "eth1", None)),
+            link(4, "eth2", None),
+            made(5, "bond0", bond(BondMode::Ad)),
+            port(7, vlan(6, "bond0.7", 5)),
+            bridge(7, "br7", true),
+            port(7, link(8, "vnet3", Some("tun"))),
+            port(7, link(9, "veth1", Some("veth"))),
+        ];
+        let (links, warnings) = walk(&view(links, Vec::new()), 7, TO, &root).unwrap();
+        assert_eq!(
+            names(&links),
+            [
+                ("eth0", Some("bond0")),
+                ("eth1", Some("bond0")),
+                ("bond0", None),
+                ("bond0.7", Some("br7")),
+                ("br7", None)
+            ]
+        );
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let LinkKind::Bond(seen) = &links[2].kind else { panic!("{:?}", links[2]) };
+        assert_eq!(
+            (seen.mode, seen.lacp_rate, seen.xmit_hash_policy, seen.min_links),
+            (BondMode::Ad, 1, 1, 1)
+        );
+        // One port is left, which makes no loop and need not wait.
+        let LinkKind::Bridge(seen) = &links[4].kind else { panic!("{:?}", links[4]) };
+        assert_eq!((seen.stp, seen.forward_delay), (false, 0));
+        let LinkKind::Nic(nic) = &links[0].kind else { panic!("{:?}", links[0]) };
+        assert_eq!(nic.device.as_deref(), Some("eth0-device"));
+    }
+
+    #[test]
+    fn two_ports_keep_the_spanning_tree_and_their_vlans() {
+        let (_dir, root) = machine(&["eth0", "eth1"]);
+        let filters = LinkKind::Bridge(Bridge {
+            stp: true,
+            forward_delay: 400,
+            vlan_filtering: true,
+            vlan_protocol: 0x8100,
+        });
+        let mut br0 = made(4, "br0", filters);
+        // The kernel tells of filtering; it is set only later.
+        br0.data.extend_from_slice(&[5, 0, 7, 0, 1, 0, 0, 0]);
+        let links = vec![port(4, link(2, "eth0", None)), port(4, link(3, "eth1", None)), br0];
+        let admitted = vec![BridgeVlan { id: 7, flags: 0 }];
+        let (links, _) =
+            walk(&view(links, vec![(2, admitted.clone()), (4, admitted.clone())]), 4, TO, &root).unwrap();
+        let LinkKind::Bridge(seen) = &links[2].kind else { panic!("{:?}", links[2]) };
+        assert_eq!((seen.stp, seen.forward_delay, seen.vlan_filtering), (true, 400, true));
+        assert_eq!(
+            (&links[0].bridge_vlans, &links[1].bridge_vlans, &links[2].bridge_vlans),
+            (&admitted, &Vec::new(), &admitted)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_made_again_is_refused_with_the_reason() {
+        let (dir, root) = machine(&["eth0", "wlan0", "ib0"]);
+        fs::create_dir(dir.path().join("sys/class/net/wlan0/wireless")).unwrap();
+        let ib = LinkState { hardware: 32, permanent: None, mac: None, ..link(2, "ib0", None) };
+        let inside = LinkState { parent_elsewhere: true, ..vlan(2, "v", 9) };
+        for (state, why) in [
+            (link(2, "wlan0", None), "wireless"),
+            (ib, "InfiniBand"),
+            (link(2, "wg0", Some("wireguard")), "WireGuard"),
+            (link(2, "tun0", Some("tun")), "VPN"),
+            (link(2, "vx", Some("vxlan")), "makes no tunnels"),
+            (link(2, "ovs-br", Some("openvswitch")), "Open vSwitch"),
+            (link(2, "d", Some("dummy")), "link to nowhere"),
+            (link(2, "x", Some("newkind")), "kind newkind"),
+            (link(2, "odd", None), "without hardware"),
+            (inside, "another network namespace"),
+            (bridge(2, "virbr0", false), "in a guest or container"),
+            (link(2, "team0", Some("team")), "a team whose configuration"),
+        ] {
+            let error = walk(&view(vec![state], Vec::new()), 2, TO, &root).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("10.0.0.9"), "{why}: {error}");
+        }
+        // A VLAN on a tunnel is as bad; a link that is its own parent is no endless walk.
+        let error =
+            walk(&view(vec![link(2, "wg0", Some("wireguard")), vlan(3, "v", 2)], Vec::new()), 3, TO, &root);
+        assert!(error.unwrap_err().to_string().contains("WireGuard"));
+        let circle = walk(&view(vec![vlan(2, "a", 3), vlan(3, "b", 2)], Vec::new()), 2, TO, &root);
+        assert!(circle.unwrap_err().to_string().contains("too deep"));
+    }
+
+    #[test]
+    fn teams_become_bonds_of_the_mode_that_does_the_same() {
+        let (dir, root) = machine(&["eth0"]);
+        let links = vec![port(3, link(2, "eth0", None)), link(3, "team0", Some("team"))];
+        let config = dir.path().join("run/teamd/team0.conf");
+        for (runner, mode) in [
+            ("activebackup", BondMode::ActiveBackup),
+            ("lacp", BondMode::Ad),
+            ("loadbalance", BondMode::BalanceXor),
+        ] {
+            fs::write(&config, format!("{{\"runner\": {{\"name\": \"{runner}\"}}}}")).unwrap();
+            let (links, warnings) = walk(&view(links.clone(), Vec::new()), 3, TO, &root).unwrap();
+            let LinkKind::Bond(bond) = &links[1].kind else { panic!("{:?}", links[1]) };
+            assert_eq!(bond.mode, mode);
+            assert_eq!(links[0].master.as_deref(), Some("team0"));
+            assert!(warnings[0].contains(runner), "{warnings:?}");
+        }
+        for text in ["{\"runner\": {\"name\": \"random\"}}", "{\"runner\": 1}", "no json"] {
+            fs::write(&config, text).unwrap();
+            let error = walk(&view(links.clone(), Vec::new()), 3, TO, &root).unwrap_err().to_string();
+            assert!(error.contains("use a bond"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_virtual_function_needs_its_physical_one() {
+        let (dir, root) = machine(&["eth0"]);
+        let device = dir.path().join("sys/devices/pci0000:00/0000:00:01.0/eth0-device");
+        fs::create_dir_all(dir.path().join("sys/devices/pci0000:00/0000:03:00.0")).unwrap();
+        fs::write(dir.path().join("sys/devices/pci0000:00/0000:03:00.0/sriov_numvfs"), "4\n").unwrap();
+        symlink(Path::new("/sys/devices/pci0000:00/0000:03:00.0"), device.join("physfn")).unwrap();
+        let (links, _) = walk(&view(vec![link(2, "eth0", None)], Vec::new()), 2, TO, &root).unwrap();
+        let LinkKind::Nic(nic) = &links[0].kind else { panic!("{:?}", links[0]) };
+        assert_eq!(nic.sriov, Some(Sriov { device: "0000:03:00.0".into(), functions: 4 }));
+        assert_eq!(
+            links[0].mac,
+            Some(Mac([2, 0, 0, 0, 0, 2])),
+            "its address is set: it may come up with another"
+        );
+    }
+}

@@ -39,6 +39,10 @@ const GUEST_MODULES: &[&str] = &[
     "ata_piix",
     "dm_mod",
     "qemu_fw_cfg",
+    "virtio_net",
+    "bonding",
+    "8021q",
+    "bridge",
 ];
 
 /// Those that a guest's init loads, in this order.
@@ -61,6 +65,8 @@ pub struct Guest<'a> {
     pub script: String,
     /// Files to add to its root: source and absolute path.
     pub files: Vec<(PathBuf, String)>,
+    /// Further arguments of QEMU's: NICs.
+    pub devices: Vec<String>,
     /// After this QEMU is killed.
     pub limit: Duration,
 }
@@ -221,6 +227,7 @@ impl<'a> Lab<'a> {
             // What the guest flushes only has to reach the host's page cache: we test the guest, not the host's disk.
             qemu.arg("-drive").arg(format!("file={},if=virtio,format=raw,cache=unsafe", disk.path.display()));
         }
+        qemu.args(&guest.devices);
         machine::run(&mut qemu, guest.limit, log, during)
     }
 }

@@ -18,6 +18,7 @@ fn boot(bench: &Bench<'_>, name: &str, cmdline: &str, script: &str) -> Result<Co
         cmdline: cmdline.to_owned(),
         disks: vec![disk],
         script: format!("mount /dev/vda /var/crash; mkdir -p /etc\n{script}"),
+        devices: Vec::new(),
         files: Vec::new(),
         limit: Duration::from_secs(180),
     };

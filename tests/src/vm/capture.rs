@@ -404,6 +404,7 @@ pub fn xfs(bench: &Bench<'_>) -> Result<()> {
         cmdline: String::new(),
         disks: vec![crashed.disk.clone(), tar.clone()],
         script: "mount /dev/vda /mnt; cd /mnt; section copy tar -cf /dev/vdb .".to_owned(),
+        devices: Vec::new(),
         files: Vec::new(),
         limit: Duration::from_secs(120),
     };

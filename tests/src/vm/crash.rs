@@ -39,6 +39,8 @@ pub struct Crash<'a> {
     pub cmdline: String,
     /// Files to add to its root: source and absolute path.
     pub files: Vec<(PathBuf, String)>,
+    /// Further arguments of QEMU's: NICs.
+    pub devices: Vec<String>,
     /// After this QEMU is killed and the scenario fails.
     pub limit: Duration,
 }
@@ -80,6 +82,7 @@ impl<'a> Crash<'a> {
             after: String::new(),
             cmdline: String::new(),
             files: Vec::new(),
+            devices: Vec::new(),
             limit: Duration::from_secs(240),
         })
     }
@@ -115,6 +118,7 @@ echo c > /proc/sysrq-trigger",
             disks: vec![disk.clone()],
             script,
             files: self.files.clone(),
+            devices: self.devices.clone(),
             limit: self.limit,
         };
         let log = dir.join("console.log");

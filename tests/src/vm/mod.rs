@@ -6,6 +6,7 @@ pub mod crash;
 pub mod differential;
 pub mod fault;
 pub mod foreign;
+pub mod network;
 pub mod qemu_dumps;
 pub mod redact;
 pub mod runner;
@@ -46,6 +47,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "engine-out-of-memory", run: fault::engine_out_of_memory },
     Scenario { name: "target-absent", run: fault::target_absent },
     Scenario { name: "target-full", run: fault::target_full },
+    Scenario { name: "network-bond-vlan-bridge", run: network::bond_vlan_bridge },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];

@@ -44,6 +44,7 @@ section info cat /sys/kernel/vmcoreinfo
 echo LAB-WAITING
 sleep 600"
             .to_owned(),
+        devices: Vec::new(),
         files: Vec::new(),
         limit: LIMIT,
     };
