@@ -43,6 +43,9 @@ const GUEST_MODULES: &[&str] = &[
     "bonding",
     "8021q",
     "bridge",
+    "9p",
+    "9pnet_virtio",
+    "virtiofs",
 ];
 
 /// Those that a guest's init loads, in this order.

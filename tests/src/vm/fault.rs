@@ -1,6 +1,6 @@
 //! Captures that cannot succeed: each must end in a restart in bounded time, with what was saved labelled for what it is.
 
-use super::crash::{Crash, Crashed};
+use super::crash::{Crash, Crashed, Dump};
 use super::runner::Bench;
 use crate::lab::disk::Contents;
 use crate::lab::kernel::Series;
@@ -95,17 +95,72 @@ pub fn target_absent(bench: &Bench<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The dump is larger than its disk.
+/// The dump is larger than its disk, whatever is left out.
 pub fn target_full(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "target-full", Series::V6_1)?;
     crash.settings = format!(
-        "[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\nlevel = 0\ncompression = \"none\"\n{LIMITS}"
+        "[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\ncompression = \"none\"\n{LIMITS}"
     );
-    crash.disk = (64, Contents::Ext4);
-    // Memory that no zero page and no sparse file makes small.
-    "guest-load anon 150 & usleep 1000000; n=0; while [ $(awk '/AnonPages/{print $2}' /proc/meminfo) -lt 150000 ] && [ $n -lt 300 ]; do usleep 100000; n=$((n+1)); done"
-        .clone_into(&mut crash.before);
+    crash.disk = (32, Contents::Ext4);
     let crashed = crash.run(bench)?;
     restarted(&crashed)?;
     partial(&crashed, Code::TARGET_FULL)
+}
+
+/// Everything does not fit, but what matters most does.
+pub fn target_small(bench: &Bench<'_>) -> Result<()> {
+    let mut crash = Crash::new(bench, "target-small", Series::V6_1)?;
+    crash.settings =
+        format!("[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\nlevel = 0\n{LIMITS}");
+    crash.disk = (96, Contents::Ext4);
+    // Memory that no codec makes small.
+    "mount -t tmpfs -o size=200m tmp /tmp; dd if=/dev/urandom of=/tmp/noise bs=1M count=150 2>/dev/null"
+        .clone_into(&mut crash.before);
+    let crashed = crash.run(bench)?;
+    restarted(&crashed)?;
+    let dump = crashed.dump()?;
+    dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
+    let raised = dump.manifest.problems.iter().find(|p| p.code == Code::LEVEL_RAISED);
+    ensure!(
+        raised.is_some_and(|p| p.message.contains("do not fit into")),
+        "no word of the level: {:#?}",
+        dump.manifest.problems
+    );
+    ensure!(dump.manifest.dumps.iter().all(|d| d.level_applied == 31), "{:#?}", dump.manifest.dumps);
+    Ok(())
+}
+
+/// The first target is not there, the second takes the dump, and the disk, whose turn never comes, has the log.
+pub fn ladder(bench: &Bench<'_>) -> Result<()> {
+    let mut crash = Crash::new(bench, "ladder", Series::V6_1)?;
+    let share = bench.scratch("ladder-share")?;
+    // Owners and modes of the guest's files go into extended attributes: who runs this may not be root.
+    let export = format!("local,path={},mount_tag=crash,security_model=mapped-xattr", share.display());
+    crash.devices = vec!["-virtfs".to_owned(), export];
+    crash.settings = format!(
+        "[[target]]\nvirtiofs = \"nowhere\"\n\
+         [[target]]\n9p = \"crash\"\npath = \"/dumps\"\nlevel = 17\nlimits = {{ reach = 10, total = 60 }}\n\
+         [[target]]\npath = \"/var/crash\"\n{LIMITS}"
+    );
+    let crashed = crash.run(bench)?;
+    restarted(&crashed)?;
+    let on_disk = crashed.dump()?;
+    on_disk.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])?;
+    let dump = Dump::in_directory(&share.join("dumps"))?;
+    let told = &dump.manifest.targets;
+    ensure!(dump.manifest.outcome == Outcome::Complete, "{:#?}", dump.manifest);
+    ensure!(dump.names()? == ["manifest.json", "vmcore", "vmcore-dmesg.txt"], "{:?}", dump.names()?);
+    ensure!(dump.manifest.dumps.iter().all(|d| d.level == 17), "{:#?}", dump.manifest.dumps);
+    ensure!(told.len() == 2 && told[0].target.contains("nowhere"), "{told:#?}");
+    ensure!(
+        told[0].failure.as_deref().is_some_and(|why| why.contains("no share with this tag")),
+        "{told:#?}"
+    );
+    ensure!(told[1].failure.is_none() && told[1].outcome == Outcome::Complete, "{told:#?}");
+    for dir in [&on_disk.dir, &dump.dir] {
+        let log = std::fs::read_to_string(dir.join("vmcore-dmesg.txt"))?;
+        ensure!(log.contains("sysrq triggered crash"), "{}: the log is not whole:\n{log}", dir.display());
+    }
+    collector::input::Input::open(&[dump.dir.join("vmcore")])?;
+    Ok(())
 }

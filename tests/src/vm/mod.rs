@@ -48,6 +48,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "target-absent", run: fault::target_absent },
     Scenario { name: "target-full", run: fault::target_full },
     Scenario { name: "network-bond-vlan-bridge", run: network::bond_vlan_bridge },
+    Scenario { name: "target-small", run: fault::target_small },
+    Scenario { name: "ladder", run: fault::ladder },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];
