@@ -11,6 +11,7 @@ pub mod ssh;
 use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
 use share::ShareTarget;
+use ssh::SshTarget;
 
 /// Where the plan lies in the image.
 pub const PLAN_PATH: &str = "/plan.json";
@@ -106,6 +107,8 @@ pub enum Target {
     Local(LocalTarget),
     /// A directory of a file system that somebody else keeps.
     Share(ShareTarget),
+    /// A directory on an SSH server.
+    Ssh(SshTarget),
 }
 
 impl Target {
@@ -114,7 +117,7 @@ impl Target {
     pub fn is_local(&self) -> bool {
         match self {
             Self::Local(_) => true,
-            Self::Share(_) => false,
+            Self::Share(_) | Self::Ssh(_) => false,
         }
     }
 }
@@ -124,6 +127,7 @@ impl std::fmt::Display for Target {
         match self {
             Self::Local(local) => write!(f, "{} {}", local.device, local.directory),
             Self::Share(share) => share.fmt(f),
+            Self::Ssh(ssh) => ssh.fmt(f),
         }
     }
 }

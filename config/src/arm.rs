@@ -114,9 +114,14 @@ pub fn prepare(settings: &Settings, root: &Root) -> Result<Prepared, ArmError> {
     let kexec = KexecState::read(root)?;
     let resolved = resolve(settings, root)?;
     let compression = image::Compression::for_kernel(root, &resolved.kernel.release)?;
-    let image =
-        image::build(&resolved.plan, &resolved.modules, &resolved.collector, &image::Options { compression })
-            .map_err(ArmError::Image)?;
+    let image = image::build_with(
+        &resolved.plan,
+        &resolved.modules,
+        &resolved.collector,
+        &resolved.packed,
+        &image::Options { compression },
+    )
+    .map_err(ArmError::Image)?;
     let facts = Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)?;
     let cmdline = cmdline::build(&facts, &settings.kernel, &image.id);
     let need =

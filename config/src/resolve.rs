@@ -3,15 +3,17 @@
 
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
-use crate::network::{self, NetworkError, View};
+use crate::network::{self, NetworkError, View, Way};
 use crate::settings::{LocalSettings, Place, Settings, sanitise_host};
 use crate::target::share::{self, ShareError};
+use crate::target::ssh::SshTargetError;
 use collector::erase::Rules;
 use collector::plan::{DeviceId, DumpSpec, LocalTarget, PLAN_VERSION, Plan, Rung, Target};
 use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
-use initramfs::{ModulePlan, ModuleRequest, plan_modules};
+use initramfs::{ModulePlan, ModuleRequest, Packed, plan_modules};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,8 @@ pub struct Resolved {
     pub collector: PathBuf,
     /// The device node of each target now, if it has one: `/dev/vda1`.
     pub nodes: Vec<Option<PathBuf>>,
+    /// Programs and files besides: the ssh client, keys.
+    pub packed: Packed,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -139,6 +143,9 @@ pub enum ResolveError {
     /// A share cannot be a target.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// A server cannot be a target.
+    #[error(transparent)]
+    Ssh(#[from] SshTargetError),
     /// No crash kernel.
     #[error(transparent)]
     Kernel(#[from] KernelImageError),
@@ -161,7 +168,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let (mut targets, mut nodes) = (Vec::new(), Vec::new());
     let (mut recorded, fence) = network::for_settings(settings, root)?;
     let mut view: Option<View> = None;
-    for target in &settings.targets {
+    let mut packed = Packed::default();
+    for (index, target) in settings.targets.iter().enumerate() {
         let (to, node) = match &target.place {
             Place::Local(local) => {
                 let found = find_target(local, root, &mut warnings)?;
@@ -178,21 +186,28 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
             Place::Share(settings) => {
                 let mut server = None;
                 if let Some(host) = share::server(settings) {
-                    let view = match &mut view {
-                        Some(view) => view,
-                        none => none.insert(View::read()?),
-                    };
-                    // Every address has a way; the first is the one that the resolver prefers.
-                    for way in network::record(view, host, share::NFS_PORT, root)?.into_iter().take(1) {
-                        recorded.add(&way);
-                        server = Some(way.address);
-                    }
+                    let way = way_to(&mut view, host, share::NFS_PORT, root)?;
+                    recorded.add(&way);
+                    server = Some(way.address);
                 }
                 let share = share::resolve(settings, server)?;
                 filesystems.push(settings.kind.filesystem().to_owned());
                 extra.extend(share.modules.iter().map(|name| (*name).to_owned()));
                 warnings.extend(share.warnings);
                 (Target::Share(share.target), None)
+            }
+            Place::Ssh(settings) => {
+                let client = settings.client(root)?;
+                let way = way_to(&mut view, &client.hostname, client.port, root)?;
+                // An address that is good on one link only says which, by the name that the link gets again.
+                let reach = way.network.reach.iter().find(|reach| reach.address == way.address);
+                let link_local = matches!(way.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+                let scope = reach.map(|reach| reach.link.clone()).filter(|_| link_local);
+                let ssh = settings.resolve(index, &client, way.address, scope.as_deref(), root)?;
+                recorded.add(&way);
+                packed.merge(ssh.packed)?;
+                warnings.extend(ssh.warnings);
+                (Target::Ssh(ssh.target), None)
             }
         };
         targets.push(Rung { to, level: target.level, limits: target.limits });
@@ -231,7 +246,18 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         on_failure: settings.on_failure,
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
-    Ok(Resolved { plan, modules, kernel, collector, nodes, warnings })
+    Ok(Resolved { plan, modules, kernel, collector, nodes, packed, warnings })
+}
+
+/// The way to a host: every address has one, and the first is the one that the resolver prefers.
+fn way_to(view: &mut Option<View>, host: &str, port: u16, root: &Root) -> Result<Way, ResolveError> {
+    let view = match view {
+        Some(view) => view,
+        none => none.insert(View::read()?),
+    };
+    let first = network::record(view, host, port, root)?.into_iter().next();
+    let nowhere = || NetworkError::Name { host: host.to_owned(), why: "it has no address".to_owned() };
+    Ok(first.ok_or_else(nowhere)?)
 }
 
 /// A dump with the text of its rules in it.

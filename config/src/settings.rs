@@ -3,6 +3,7 @@
 //! [`parse`] takes the text; [`load`] does the I/O. Every complaint is a [`Diagnostic`] that points into the file.
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::target::ssh::{BadAddress, SshAddress, SshSettings};
 use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
@@ -55,13 +56,15 @@ pub struct TargetSettings {
     pub limits: RungLimits,
 }
 
-/// What a `[[target]]` is: `nfs`, `virtiofs` and `9p` name shares, any other is local.
+/// What a `[[target]]` is: `nfs`, `virtiofs` and `9p` name shares, `ssh` a server, any other is local.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// A directory on a disk of this machine.
     Local(LocalSettings),
     /// A directory on a share.
     Share(ShareSettings),
+    /// A directory on an SSH server.
+    Ssh(SshSettings),
 }
 
 /// A target on a disk of this machine.
@@ -219,6 +222,9 @@ struct RawTarget {
     virtiofs: Option<Spanned<String>>,
     #[serde(rename = "9p")]
     plan9: Option<Spanned<String>>,
+    ssh: Option<Spanned<String>>,
+    key: Option<Spanned<String>>,
+    known_hosts: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
     filesystem: Option<Spanned<String>>,
     options: Option<Spanned<String>>,
@@ -383,6 +389,32 @@ impl Check<'_> {
     fn place(&mut self, raw: RawTarget, start: usize) -> Place {
         let path = raw.path.map_or(DEFAULT_PATH.to_owned(), |p| self.absolute(p));
         let options = raw.options.map(|o| self.word(o, "mount options"));
+        if let Some(address) = raw.ssh {
+            let others =
+                [raw.nfs.is_some(), raw.virtiofs.is_some(), raw.plan9.is_some(), raw.device.is_some()];
+            if others.contains(&true) || raw.filesystem.is_some() || options.is_some() {
+                self.several(start);
+            }
+            let span = address.span();
+            let address = address.into_inner().parse().unwrap_or_else(|e: BadAddress| {
+                let message = format!("{:?} is no SSH address: {}", e.0, e.1);
+                self.complain(span, message, "expected user@host, user@host:port or user@[IPv6]:port");
+                SshAddress { user: String::new(), host: String::new(), port: None }
+            });
+            return Place::Ssh(SshSettings {
+                address,
+                path,
+                key: raw.key.map(|k| self.absolute(k).into()),
+                known_hosts: raw.known_hosts.map(|k| self.absolute(k).into()),
+            });
+        }
+        for stray in [&raw.key, &raw.known_hosts].into_iter().flatten() {
+            self.complain(
+                stray.span(),
+                "a setting of ssh targets",
+                "add `ssh = \"user@host\"`, or leave it out",
+            );
+        }
         let shares =
             [(ShareKind::Nfs, raw.nfs), (ShareKind::Virtiofs, raw.virtiofs), (ShareKind::Plan9, raw.plan9)];
         let mut shares = shares.into_iter().filter_map(|(kind, source)| Some((kind, source?)));
@@ -395,11 +427,7 @@ impl Check<'_> {
             });
         };
         if shares.next().is_some() || raw.device.is_some() || raw.filesystem.is_some() {
-            self.complain(
-                start..start,
-                "a [[target]] that is several places at once",
-                "give one of `device`, `nfs`, `virtiofs` and `9p` (`filesystem` goes with `device`), and another [[target]] for the next",
-            );
+            self.several(start);
         }
         let span = source.span();
         let source = self.word(source, "what to mount");
@@ -407,6 +435,14 @@ impl Check<'_> {
             self.complain(span, format!("{source:?} is no NFS export"), "expected server:/export");
         }
         Place::Share(ShareSettings { kind, source, path, options })
+    }
+
+    fn several(&mut self, start: usize) {
+        self.complain(
+            start..start,
+            "a [[target]] that is several places at once",
+            "give one of `device`, `nfs`, `virtiofs`, `9p` and `ssh` (`filesystem` goes with `device`), and another [[target]] for the next",
+        );
     }
 
     fn level(&mut self, level: &Spanned<i64>) -> u8 {

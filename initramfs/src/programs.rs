@@ -66,6 +66,15 @@ impl Packed {
         self.files.values().map(|f| f.data.len()).sum()
     }
 
+    /// Takes in what another has. An error when both have something else at one path.
+    pub fn merge(&mut self, other: Self) -> Result<(), Error> {
+        for (path, file) in other.files {
+            self.insert(&path, file)?;
+        }
+        self.libc = self.libc.take().or(other.libc);
+        Ok(())
+    }
+
     /// Adds a file that is made for the image: configuration, keys.
     pub fn add_file(&mut self, path: &str, mode: u32, data: Vec<u8>) -> Result<(), Error> {
         self.insert(path, PackedFile { kind: Kind::File, mode, data })

@@ -10,12 +10,13 @@ use crate::erase::Rules;
 use crate::fault;
 use crate::manifest::{DumpReport, Manifest, Stage};
 use crate::plan::{DumpSpec, Format, Plan, Rung};
-use crate::problem::Code;
+use crate::problem::{Code, Problem};
 use crate::progress::Progress;
 use crate::source::FileSource;
 use crate::target::directory::dump_name;
 use crate::target::file::FileSink;
 use crate::target::is_full;
+use crate::target::ssh::FLAT;
 use crate::target::store::{Access, InOrder, Store};
 use crate::vmcore::ReadAt;
 use std::cell::RefCell;
@@ -78,7 +79,11 @@ pub fn capture(job: &Job<'_>) -> Result<(), String> {
     if plan.dumps.is_empty() {
         return Ok(());
     }
-    out.stage(Stage::Dump, || dump_all(job, engine, &*store))
+    let dumped = out.stage(Stage::Dump, || dump_all(job, engine, &*store));
+    for (code, message) in store.notes() {
+        out.problem(&Problem { code, message, times: 1 });
+    }
+    dumped
 }
 
 /// Says what the dump will take of the crash kernel's memory.
@@ -119,6 +124,13 @@ fn save_log(engine: &mut Engine<'_>, store: &dyn Store, missing: bool, out: &Rep
 
 fn write_log(engine: &mut Engine<'_>, store: &dyn Store) -> Result<(), String> {
     let unfinished = format!("{LOG}{INCOMPLETE}");
+    if !store.seekable() {
+        // Flattened it would be no text.
+        let mut text = Vec::new();
+        engine.dmesg(&mut text).map_err(|e| chain(&e))?;
+        let put = store.overwrite(&unfinished, &text).and_then(|()| store.rename(&unfinished, LOG));
+        return put.and_then(|()| store.sync()).map_err(|e| chain(&e));
+    }
     let sink = store.create(&unfinished).map_err(|e| chain(&e))?;
     let mut writer = BufWriter::with_capacity(64 << 10, InOrder::new(&*sink));
     engine.dmesg(&mut writer).map_err(|e| chain(&e))?;
@@ -143,6 +155,9 @@ fn dump_all(job: &Job<'_>, mut engine: Engine<'_>, store: &dyn Store) -> Result<
         let mut spec = spec.clone();
         if let Some(level) = job.rung.level.filter(|_| spec.format != Format::Raw) {
             spec.level = level;
+        }
+        if !store.seekable() {
+            spec.file.push_str(FLAT);
         }
         lower_to_fit(&mut engine, &mut spec, store, out);
         let (mut report, mut error) = dump_one(&mut engine, &spec, store, out);

@@ -11,11 +11,15 @@ use super::{MARGIN, finish, image, mounts, network, secs};
 use crate::engine::chain;
 use crate::fault;
 use crate::manifest::{Outcome, Stage, TargetRecord};
+use crate::plan::ssh::SshTarget;
 use crate::plan::{LocalTarget, Plan, Rung, Target};
-use crate::problem::Code;
+use crate::problem::{Code, Problem};
+use crate::target::remote::Remote;
+use crate::target::ssh::Patience;
 use crate::target::store::Access;
 use crate::target::{local, share};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Where targets are mounted, below which each has its number in the ladder.
@@ -101,6 +105,10 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
 /// Lets go of all targets. What fails is a problem of a dump that is already labelled, so it is only logged.
 pub fn release(plan: &Plan, held: &[Access]) {
     for access in held {
+        if let Access::Remote(remote) = access {
+            remote.end();
+            continue;
+        }
         let bounds = Bounds { total: secs(plan.limits.finish), stall: Duration::MAX, badness: 0 };
         let mut why = None;
         let mut hear = |report: Report| {
@@ -141,6 +149,7 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
             let shown = node.display().to_string();
             run_mount(mount, shown, story, move || local::mount_at(target, &node, &point))?;
         }
+        Target::Ssh(target) => return connect(plan, rung, target, story),
         Target::Share(target) => {
             if let Some(server) = target.server {
                 story.end(None);
@@ -155,6 +164,55 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
     Some(Access::Mounted { root, directory })
 }
 
+/// Connects to a server and waits until it has let us in.
+fn connect(plan: &Plan, rung: &Rung, target: &SshTarget, story: &mut Story) -> Option<Access> {
+    story.end(None);
+    if !network::bring_up(plan, target.address, story) {
+        return None;
+    }
+    story.begin(Stage::Devices);
+    let reach = secs(rung.limits.reach.unwrap_or(plan.limits.mount));
+    let patience = Patience { reach, stall: secs(rung.limits.stall.unwrap_or(plan.limits.stall)) };
+    let remote = match Remote::open(target, patience) {
+        Ok(remote) => remote,
+        Err(e) => {
+            story.problem(e.code(), chain(&e));
+            story.end(Some(chain(&e)));
+            return None;
+        }
+    };
+    let bounds = Bounds { total: reach.saturating_add(MARGIN), stall: Duration::MAX, badness: 0 };
+    let mut hear = |report: Report| match report {
+        Report::Connected(way) => remote.answered(way),
+        other => story.hear(other),
+    };
+    let ended = child::run(bounds, &mut hear, |out| {
+        out.tell(&Report::Doing(format!("connecting to {target}")));
+        let way = remote.greet().map_err(|e| {
+            out.problem(&Problem { code: e.code(), message: chain(&e), times: 1 });
+            chain(&e)
+        })?;
+        out.tell(&Report::Connected(way));
+        Ok(())
+    });
+    story.child_ended("connecting", &ended);
+    if ended.ending == Ending::Done {
+        log::info!("target: {target} has let us in");
+        return Some(Access::Remote(Rc::new(remote)));
+    }
+    remote.end();
+    None
+}
+
+/// What a child leaves of a connection when it does not end in peace is of no use to the next.
+fn renew_after(access: &Access, ended: &Ended) {
+    if let Access::Remote(remote) = access
+        && ended.ending != Ending::Done
+    {
+        remote.renew();
+    }
+}
+
 fn device_limit(plan: &Plan, rung: &Rung) -> u64 {
     rung.limits.reach.unwrap_or(plan.limits.device)
 }
@@ -163,6 +221,7 @@ fn directory_of(target: &Target) -> String {
     match target {
         Target::Local(target) => target.directory.clone(),
         Target::Share(target) => target.directory.clone(),
+        Target::Ssh(target) => target.directory.clone(),
     }
 }
 
@@ -221,6 +280,7 @@ fn run_engine(plan: &Plan, rung: &Rung, access: &Access, directory: Option<&str>
     let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
         capture::capture(&Job { plan, rung, access, directory, so_far: &so_far, out })
     });
+    renew_after(access, &ended);
     story.engine_ended(&ended, plan);
 }
 
@@ -233,5 +293,6 @@ fn run_finish(plan: &Plan, access: &Access, story: &mut Story) {
         Some(directory) => finish::finish(manifest, access, directory, out),
         None => Ok(()),
     });
+    renew_after(access, &ended);
     story.child_ended("finishing", &ended);
 }

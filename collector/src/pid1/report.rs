@@ -3,6 +3,7 @@
 
 use crate::manifest::{CrashedKernel, DumpReport, Stage};
 use crate::problem::Problem;
+use crate::target::ssh::Way;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -27,6 +28,8 @@ pub enum Report {
     Device(String),
     /// The target's file system is mounted; from this device.
     Mounted(String),
+    /// The SSH server has answered; how files are written there.
+    Connected(Way),
     /// The dump's directory, below the root of the target's file system.
     Directory(String),
     /// Who crashed. Sent again when the panic message is known.

@@ -5,6 +5,7 @@ pub mod file;
 pub mod identity;
 pub mod local;
 mod partition;
+pub mod remote;
 pub mod share;
 pub mod ssh;
 pub mod store;

@@ -6,12 +6,15 @@
 use super::TargetError;
 use super::directory::DumpDirectory;
 use super::file::FileSink;
+use super::remote::Remote;
 use crate::addr::FileOffset;
 use crate::format::DumpSink;
+use crate::problem::Code;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// The directory of one crash. Its files are mode 0600, and no name in it is followed anywhere else.
 pub trait Store {
@@ -33,6 +36,15 @@ pub trait Store {
     /// Bytes that can still be written, where the target tells.
     fn free(&self) -> Option<u64> {
         None
+    }
+    /// Whether a dump is written in place. Where it is not it is flattened, and its file should be called so:
+    /// [`super::ssh::FLAT`].
+    fn seekable(&self) -> bool {
+        true
+    }
+    /// What the target lacked, for the manifest.
+    fn notes(&self) -> Vec<(Code, String)> {
+        Vec::new()
     }
 }
 
@@ -81,7 +93,7 @@ impl Store for DumpDirectory {
 }
 
 /// A target that was reached.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Access {
     /// A file system that is mounted.
     Mounted {
@@ -90,6 +102,8 @@ pub enum Access {
         /// The directory of all dumps, below the root of that file system.
         directory: String,
     },
+    /// A server.
+    Remote(Rc<Remote>),
 }
 
 impl Access {
@@ -97,6 +111,7 @@ impl Access {
     pub fn create(&self, name: &str) -> Result<Box<dyn Store>, TargetError> {
         match self {
             Self::Mounted { root, directory } => Ok(Box::new(DumpDirectory::create(root, directory, name)?)),
+            Self::Remote(remote) => Ok(Box::new(remote.create(name)?)),
         }
     }
 
@@ -104,6 +119,7 @@ impl Access {
     pub fn open(&self, path: &str) -> Result<Box<dyn Store>, TargetError> {
         match self {
             Self::Mounted { root, .. } => Ok(Box::new(DumpDirectory::open(root, path)?)),
+            Self::Remote(remote) => Ok(Box::new(remote.open_directory(path)?)),
         }
     }
 
@@ -111,6 +127,8 @@ impl Access {
     pub fn release(&self) -> Result<(), TargetError> {
         match self {
             Self::Mounted { root, .. } => super::local::unmount(root),
+            // What was written is durable already, and PID 1 itself ends the client.
+            Self::Remote(_) => Ok(()),
         }
     }
 }

@@ -414,6 +414,7 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
                 share.directory,
                 share.options
             )?,
+            Target::Ssh(ssh) => writeln!(out, "target       {ssh}")?,
         }
     }
     for device in &resolved.modules.stack {
