@@ -430,7 +430,10 @@ impl Check<'_> {
             self.several(start);
         }
         let span = source.span();
-        let source = self.word(source, "what to mount");
+        let source = source.into_inner();
+        if source.is_empty() || source.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            self.complain(span.clone(), format!("{source:?} names no share"), "expected no spaces in it");
+        }
         if kind == ShareKind::Nfs && source.split_once(":/").is_none_or(|(server, _)| server.is_empty()) {
             self.complain(span, format!("{source:?} is no NFS export"), "expected server:/export");
         }
@@ -695,126 +698,4 @@ pub fn sanitise_host(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(text: &str) -> Settings {
-        parse(text, Path::new("t.toml")).unwrap_or_else(|e| panic!("{e}"))
-    }
-
-    #[test]
-    fn nothing_means_the_defaults() {
-        assert_eq!(parsed(""), Settings::default());
-        assert_eq!(parsed("[[target]]\n"), Settings::default());
-    }
-
-    #[test]
-    fn everything_is_read() {
-        let s = parsed(
-            r#"
-host = "db-1"
-on_failure = "poweroff"
-final_action = "halt"
-[[target]]
-device = "LABEL=crash"
-path = "/dumps"
-filesystem = "xfs"
-options = "noatime"
-[[dump]]
-file = "vmcore"
-level = 0
-format = "elf"
-compression = "none"
-[[dump]]
-file = "vmcore.raw"
-format = "raw"
-[limits]
-device = 5
-[kernel]
-image = "/boot/k"
-append = ["loglevel=7", 'x="a b"']
-remove = ["irqpoll"]
-[image]
-extra_modules = ["dm_mod"]
-omit_modules = ["nouveau"]
-collector = "/opt/c"
-"#,
-        );
-        assert_eq!(s.host.as_deref(), Some("db-1"));
-        assert_eq!((s.on_failure, s.final_action), (Action::Poweroff, Action::Halt));
-        let Place::Local(local) = &s.targets[0].place else { panic!("{:?}", s.targets) };
-        assert_eq!(local.device, Some(DeviceId::Label("crash".into())));
-        assert_eq!(local.filesystem.as_deref(), Some("xfs"));
-        assert_eq!((s.dumps[0].level, s.dumps[0].format), (0, Format::Elf));
-        assert_eq!((s.dumps[1].level, s.dumps[1].format), (31, Format::Raw));
-        assert_eq!((s.limits.device, s.limits.modules), (5, Limits::default().modules));
-        assert_eq!(s.kernel.append, ["loglevel=7", "x=\"a b\""]);
-        assert_eq!(s.image.collector.as_deref(), Some(Path::new("/opt/c")));
-    }
-
-    #[test]
-    fn hosts_are_made_safe() {
-        let cases = [
-            ("web1.example.org", "web1.example.org"),
-            ("../../etc", "_.._etc"),
-            ("a b/c", "a_b_c"),
-            ("\n", "localhost"),
-            ("", "localhost"),
-            ("übung", "_bung"),
-        ];
-        for (name, want) in cases {
-            assert_eq!(sanitise_host(name), want, "{name:?}");
-        }
-        assert_eq!(sanitise_host(&"x".repeat(500)).len(), 64);
-    }
-
-    #[test]
-    fn the_example_is_true_in_all_its_lines() {
-        let example = include_str!("../vmcored.toml.example");
-        parsed(example);
-        // Every commented-out setting: `#key = …` and `#[table]`, without a space after the hash.
-        let all: String = example
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
-                _ => line,
-            })
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        let s = parsed(&all);
-        assert_eq!(s.dumps.len(), 2, "the example shows two dumps");
-        let value: toml::Table = all.parse().unwrap();
-        let limits: toml::Table = toml::Table::try_from(Limits::default()).unwrap();
-        assert_eq!(value["limits"].as_table(), Some(&limits), "the example shows the default limits");
-        // A key that the example does not show is a key that nobody finds.
-        let keys = [
-            "host",
-            "on_failure",
-            "nodes",
-            "port",
-            "interval",
-            "count",
-            "family",
-            "final_action",
-            "device",
-            "path",
-            "filesystem",
-            "options",
-            "file",
-            "level",
-            "format",
-            "compression",
-            "exclude_vmemmap",
-            "erase",
-            "append",
-            "remove",
-            "image",
-            "extra_modules",
-            "omit_modules",
-            "collector",
-        ];
-        for key in keys {
-            assert!(all.lines().any(|l| l.starts_with(&format!("{key} = "))), "the example lacks {key}");
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ pub mod network;
 pub mod qemu_dumps;
 pub mod redact;
 pub mod runner;
+pub mod ssh;
 
 use crate::lab::foreign::{ARM64, ARM64_16K, ARM64_LPA2, PPC64EL, S390X};
 use crate::lab::guest::Paging;
@@ -50,6 +51,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "network-bond-vlan-bridge", run: network::bond_vlan_bridge },
     Scenario { name: "target-small", run: fault::target_small },
     Scenario { name: "ladder", run: fault::ladder },
+    Scenario { name: "ssh", run: ssh::sftp },
+    Scenario { name: "ssh-no-sftp", run: ssh::no_sftp },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];
