@@ -102,6 +102,8 @@ impl Run {
             roots.extend(["init_task", "init_mm", "init_cred", "modules", "super_blocks", "runqueues"]);
         }
         let roots: Vec<&str> = roots.into_iter().collect();
+        let of_module;
+        let mut world = world;
         let symbols = match &section.module {
             None => symbols::of_kernel(table, &roots).map_err(|e| chain(&e))?,
             Some(module) => {
@@ -109,7 +111,12 @@ impl Run {
                 let list = list
                     .ok_or("the kernel's symbol table has no `modules`: its modules are not to be found")?;
                 match symbols::of_module(world.kernel, world.btf, list.at, module, &roots)? {
-                    Some(symbols) => symbols,
+                    Some(symbols) => {
+                        of_module = Btf::of_module(world.kernel.memory, world.btf, table, module)
+                            .map_err(|e| chain(&e))?;
+                        world.btf = of_module.as_ref().unwrap_or(world.btf);
+                        symbols
+                    }
                     None => {
                         log::info!("module {module} is not loaded: nothing of it to erase");
                         return Ok(());

@@ -111,11 +111,32 @@ pub(super) fn of_module(
             let count_at = VirtAddr::new(base.wrapping_add(offset(table, "num_symtab")?));
             kernel.read_virt(count_at, &mut count).map_err(unread)?;
             let count = u64::from(kernel.endian().u32(&count, 0).unwrap_or(0)).min(MAX_SYMBOLS);
-            return symbols_of(kernel, field("symtab")?, count, field("strtab")?, names).map(Some);
+            let mut found = symbols_of(kernel, field("symtab")?, count, field("strtab")?, names)?;
+            let area = percpu_area(kernel, btf, ty, at)?;
+            for symbol in found.values_mut() {
+                symbol.percpu = area.contains(&symbol.at);
+            }
+            return Ok(Some(found));
         }
         node = kernel.read_u64(VirtAddr::new(node)).map_err(unread)?;
     }
     Err("the list of modules does not end".to_owned())
+}
+
+/// Where per-CPU variables of the module at `at` have their symbols; empty where there are none.
+fn percpu_area(
+    kernel: &Access<'_>,
+    btf: &Btf<'_>,
+    ty: TypeId,
+    at: u64,
+) -> Result<std::ops::Range<u64>, String> {
+    let member = |name: &str| btf.member(ty, name).ok().and_then(|field| field.offset());
+    // Neither is there on a kernel for one CPU.
+    let (Some(start), Some(size)) = (member("percpu"), member("percpu_size")) else { return Ok(0..0) };
+    let start = kernel.read_u64(VirtAddr::new(at.wrapping_add(start))).map_err(|e| e.to_string())?;
+    let mut raw = [0; 4];
+    kernel.read_virt(VirtAddr::new(at.wrapping_add(size)), &mut raw).map_err(|e| e.to_string())?;
+    Ok(start..start.saturating_add(u64::from(kernel.endian().u32(&raw, 0).unwrap_or(0))))
 }
 
 fn symbols_of(

@@ -9,6 +9,7 @@
 
 mod header;
 mod members;
+mod split;
 mod types;
 
 pub use members::Field;
@@ -69,10 +70,15 @@ const MAX_NAME: usize = 512;
 pub struct Btf<'k> {
     types: Blob<'k>,
     strings: Blob<'k>,
-    /// Where in `types` each 16th type starts, from type 1 on.
+    /// Where in `types` each 16th type starts, from the first on.
     places: Vec<u32>,
-    /// How many types, `void` included.
+    /// The number of the first type.
+    first: u32,
+    /// How many types, `void` and those of `base` included.
     count: u32,
+    /// A module's types go on where the kernel's end: those, with numbers below `first` and strings before `names_from`.
+    base: Option<&'k Self>,
+    names_from: u32,
     seen: Mutex<Seen>,
 }
 
@@ -121,16 +127,28 @@ impl<'k> Btf<'k> {
 
     /// Reads the `len` bytes of BTF at `start`.
     pub fn at(memory: &'k dyn Memory, start: VirtAddr, len: u64) -> Result<Self, BtfError> {
+        Self::on(memory, start, len, None)
+    }
+
+    /// Reads the `len` bytes of BTF at `start`, which go on where `base` ends.
+    fn on(
+        memory: &'k dyn Memory,
+        start: VirtAddr,
+        len: u64,
+        base: Option<&'k Self>,
+    ) -> Result<Self, BtfError> {
+        let first = base.map_or(1, |b| b.count);
+        let names_from = base.map_or(0, |b| u32::try_from(b.strings.len()).unwrap_or(u32::MAX));
         let parts = header::read(memory, start, len)?;
         let types = Blob::new(memory, parts.types, parts.types_len);
         let strings = Blob::new(memory, parts.strings, parts.strings_len);
         let mut places = Vec::new();
-        let (mut at, mut count) = (0, 1);
+        let (mut at, mut count) = (0, first);
         while at < parts.types_len {
             if count > MAX_TYPES {
                 return Err(BtfError::Senseless(format!("more than {MAX_TYPES} types")));
             }
-            if count % STEP == 1 {
+            if count.saturating_sub(first).is_multiple_of(STEP) {
                 places.push(u32::try_from(at).unwrap_or(u32::MAX));
             }
             at = types::read(&types, at)?.next;
@@ -143,7 +161,7 @@ impl<'k> Btf<'k> {
             )));
         }
         places.shrink_to_fit();
-        Ok(Self { types, strings, places, count, seen: Mutex::default() })
+        Ok(Self { types, strings, places, first, count, base, names_from, seen: Mutex::default() })
     }
 
     /// How many types there are, `void` included.
@@ -159,26 +177,41 @@ impl<'k> Btf<'k> {
         if id.0 >= self.count {
             return Err(BtfError::Senseless(format!("there are {} types, none is {}", self.count, id.0)));
         }
-        let index = id.0.saturating_sub(1);
+        let Some(index) = id.0.checked_sub(self.first) else {
+            return self.base.map_or(Ok(Type::VOID), |base| base.get(id));
+        };
         let place = usize::try_from(index / STEP).ok().and_then(|i| self.places.get(i)).copied().unwrap_or(0);
         let mut at = u64::from(place);
         for _ in 0..index % STEP {
             at = types::read(&self.types, at)?.next;
         }
-        Ok(types::read(&self.types, at)?)
+        self.read(at)
     }
 
-    /// Calls `visit` with each type, in order.
+    /// The type at `at`.
+    fn read(&self, at: u64) -> Result<Type, BtfError> {
+        Ok(Type { split: self.base.is_some(), ..types::read(&self.types, at)? })
+    }
+
+    /// The bytes that `ty` was read from.
+    fn types_of(&self, ty: &Type) -> &Blob<'k> {
+        match self.base {
+            Some(base) if !ty.split => &base.types,
+            _ => &self.types,
+        }
+    }
+
+    /// Calls `visit` with each type, a module's own before the kernel's.
     pub fn each(&self, mut visit: impl FnMut(TypeId, &Type) -> ControlFlow<()>) -> Result<(), BtfError> {
         let mut at = 0;
-        for id in 1..self.count {
-            let found = types::read(&self.types, at)?;
+        for id in self.first..self.count {
+            let found = self.read(at)?;
             at = found.next;
             if visit(TypeId(id), &found).is_break() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        self.base.map_or(Ok(()), |base| base.each(visit))
     }
 
     /// The type of a name, `among` the kinds it may be of: the first that is complete.
@@ -206,7 +239,7 @@ impl<'k> Btf<'k> {
         let Some(wanted) = self.string_at(name)? else { return Ok(None) };
         let mut found = None;
         let mut failure = None;
-        self.each(|_, ty| match types::enumerator(&self.types, ty, wanted) {
+        self.each(|_, ty| match types::enumerator(self.types_of(ty), ty, wanted) {
             Ok(None) => ControlFlow::Continue(()),
             Ok(value) => {
                 found = value;
@@ -289,7 +322,13 @@ impl<'k> Btf<'k> {
         if at == 0 {
             return Ok(String::new());
         }
-        Ok(String::from_utf8_lossy(&self.strings.string(u64::from(at), MAX_NAME)?).into_owned())
+        match (self.base, at.checked_sub(self.names_from)) {
+            (Some(base), None) => base.string(at),
+            (_, at) => {
+                let text = self.strings.string(u64::from(at.unwrap_or(0)), MAX_NAME)?;
+                Ok(String::from_utf8_lossy(&text).into_owned())
+            }
+        }
     }
 
     /// Where a string lies among the strings.
@@ -300,10 +339,11 @@ impl<'k> Btf<'k> {
         if let Some(known) = self.seen(|seen| seen.names.get(name).copied()) {
             return Ok(known);
         }
-        // The strings start with an empty one, so that each has a NUL before it.
-        let pattern = [b"\0", name.as_bytes(), b"\0"].concat();
-        let found = self.strings.find(0, &pattern)?;
-        let found = found.and_then(|at| u32::try_from(at).ok()?.checked_add(1));
+        // No string of a module's is one of the kernel's.
+        let found = match self.base.map(|base| base.string_at(name)).transpose()?.flatten() {
+            Some(at) => Some(at),
+            None => self.own_string_at(name)?,
+        };
         self.seen(|seen| {
             if seen.names.len() >= REMEMBERED {
                 seen.names.clear();
@@ -311,6 +351,20 @@ impl<'k> Btf<'k> {
             seen.names.insert(name.to_owned(), found)
         });
         Ok(found)
+    }
+
+    fn own_string_at(&self, name: &str) -> Result<Option<u32>, BtfError> {
+        // The kernel's strings start with an empty one, so that each has a NUL before it; a module's do not.
+        let pattern = [b"\0", name.as_bytes(), b"\0"].concat();
+        let bare = pattern.get(1..).unwrap_or_default();
+        let mut start = vec![0; bare.len()];
+        let at_start = self.base.is_some()
+            && self.strings.len() >= start.len() as u64
+            && self.strings.read(0, &mut start).is_ok()
+            && start == bare;
+        let found =
+            if at_start { Some(0) } else { self.strings.find(0, &pattern)?.map(|at| at.saturating_add(1)) };
+        Ok(found.and_then(|at| u32::try_from(at).ok()?.checked_add(self.names_from)))
     }
 
     fn seen<T>(&self, step: impl FnOnce(&mut Seen) -> T) -> T {

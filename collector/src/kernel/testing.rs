@@ -168,21 +168,28 @@ pub(crate) fn put_symbols(
 pub(crate) struct Types {
     types: Vec<Vec<u32>>,
     strings: Vec<u8>,
+    /// Strings and number of types of the kernel, when these are a module's.
+    base: (Vec<u8>, usize),
 }
 
 impl Types {
     pub fn new() -> Self {
-        Self { types: Vec::new(), strings: vec![0] }
+        Self { types: Vec::new(), strings: vec![0], base: (Vec::new(), 0) }
+    }
+    /// A module's types, which go on where those of the kernel end. Its strings do not start with an empty one.
+    pub fn split(base: &Self) -> Self {
+        Self { types: Vec::new(), strings: Vec::new(), base: (base.strings.clone(), base.types.len()) }
     }
     fn name(&mut self, name: &str) -> u32 {
         if name.is_empty() {
             return 0;
         }
         let pattern = [b"\0", name.as_bytes(), b"\0"].concat();
-        if let Some(hit) = self.strings.windows(pattern.len()).position(|w| w == pattern) {
+        let all = [&self.base.0[..], &self.strings].concat();
+        if let Some(hit) = all.windows(pattern.len()).position(|w| w == pattern) {
             return u32::try_from(hit + 1).unwrap();
         }
-        let at = u32::try_from(self.strings.len()).unwrap();
+        let at = u32::try_from(all.len()).unwrap();
         self.strings.extend_from_slice(name.as_bytes());
         self.strings.push(0);
         at
@@ -191,7 +198,7 @@ impl Types {
         let name = self.name(name);
         let info = kind << 24 | u32::try_from(vlen).unwrap();
         self.types.push([&[name, info, size][..], rest].concat());
-        u32::try_from(self.types.len()).unwrap()
+        self.next() - 1
     }
     pub fn int(&mut self, name: &str, bytes: u32) -> u32 {
         self.add(name, 1, 0, bytes, &[bytes * 8])
@@ -230,7 +237,11 @@ impl Types {
     }
     /// Number of the type that the next adder makes: for types that refer to themselves.
     pub fn next(&self) -> u32 {
-        u32::try_from(self.types.len() + 1).unwrap()
+        u32::try_from(self.base.1 + self.types.len() + 1).unwrap()
+    }
+    /// Bytes of its strings.
+    pub fn strings_len(&self) -> u32 {
+        u32::try_from(self.strings.len()).unwrap()
     }
     /// Writes the blob; returns its length.
     pub fn put(&self, ram: &mut Ram, at: u64) -> u64 {

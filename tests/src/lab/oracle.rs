@@ -162,6 +162,14 @@ for sb in list_for_each_entry('struct super_block', prog['super_blocks'].address
     tell(sb.s_id.address_, 8, 88)
 for task in [init] + leaders:
     value(task.real_parent, 0)
+# ext4's debug information is not there: its symbols by hand, and behind `struct attribute` (16 bytes) a short.
+for module in list_for_each_entry('struct module', prog['modules'].address_of_(), 'list'):
+    if module.name.string_() == b'ext4':
+        table = module.kallsyms
+        for i in range(table.num_symtab):
+            symbol = table.symtab[i]
+            if prog.read_c_string(table.strtab.value_() + symbol.st_name.value_()) == b'ext4_attr_first_error_time':
+                tell(symbol.st_value.value_() + 16, 2, 88)
 ",
             &[raw.as_ref(), vmlinux.as_ref()],
         )?;

@@ -30,16 +30,20 @@ endfor
 for t in init_task via tasks
     erase t.real_parent nullify
 endfor
+# A type that only the module has.
+[ext4]
+erase ext4_attr_first_error_time:ext4_attr.attr_id
 ";
 
 /// The record's lines, each at least once.
-const RECORD: [&str; 6] = [
+const RECORD: [&str; 7] = [
     "erase task_struct.comm size 16\n",
     "erase init_uts_ns.name.nodename size 65\n",
     "erase saved_command_line size ",
     "erase linux_banner:char[64] size 64\n",
     "erase s.s_id size 8\n",
     "erase t.real_parent nullify\n",
+    "erase ext4_attr_first_error_time:ext4_attr.attr_id size 2\n",
 ];
 
 /// A kernel's page, as [`crate::kdump_reader`] counts them.

@@ -103,11 +103,9 @@ impl Btf<'_> {
     /// A member as it is stored: where its name is, and what it is.
     fn stored(&self, ty: &Type, index: u64) -> Result<(u32, Field), ReadError> {
         let at = ty.body.saturating_add(index.saturating_mul(12));
-        let (name, target, offset) = (
-            self.types.u32(at)?,
-            self.types.u32(at.saturating_add(4))?,
-            self.types.u32(at.saturating_add(8))?,
-        );
+        let types = self.types_of(ty);
+        let (name, target, offset) =
+            (types.u32(at)?, types.u32(at.saturating_add(4))?, types.u32(at.saturating_add(8))?);
         let (offset, bits) = if ty.flag {
             (offset & 0x00ff_ffff, u8::try_from(offset >> 24).ok().filter(|b| *b != 0))
         } else {

@@ -139,6 +139,94 @@ fn it_is_found_by_its_symbols_or_by_its_magic_number() {
     }
 }
 
+/// A kernel that has loaded a module with types of its own; `start_id` is what the kernel says is the first of them, less
+/// what it is.
+fn with_module<T>(start_id: i64, test: impl FnOnce(Result<Option<Btf<'_>>, BtfError>) -> T) -> T {
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const LIST: u64 = 0xffff_ffff_8300_0000;
+    const HEAP: u64 = 0xffff_8880_0000_1000;
+    const OWN: u64 = 0xffff_ffff_c000_0000;
+    let mut kernel = types();
+    let (int, long, head) = (1, 2, 5);
+    let letter = kernel.int("char", 1);
+    let name = kernel.array(letter, 56);
+    kernel.composite(4, "btf_module", 32, &[("list", head, 0), ("btf", head + 1, 24)]);
+    kernel.composite(
+        4,
+        "btf",
+        128,
+        &[
+            ("data", long, 0),
+            ("data_size", int, 8),
+            ("start_id", int, 12),
+            ("start_str_off", int, 16),
+            ("name", name, 20),
+        ],
+    );
+    let task = kernel.next() - 1;
+    let mut own = Types::split(&kernel);
+    let inner = own.composite(4, "only_here", 24, &[("comm", int, 0), ("of_module", head, 8)]);
+    own.composite(4, "list_head_too", 40, &[("heads", head, 0), ("", inner, 16)]);
+    own.enumeration("states", &[("ONLY_HERE_DEAD", 7)]);
+
+    let mut ram = Ram::new(Endian::Little);
+    let len = kernel.put(&mut ram, AT);
+    let own_len = own.put(&mut ram, OWN);
+    for (at, next) in [(LIST, HEAP), (HEAP, HEAP + 0x100), (HEAP + 0x100, LIST)] {
+        ram.put64(at, next);
+    }
+    for (entry, btf, called) in [(HEAP, HEAP + 0x200, "other\0"), (HEAP + 0x100, HEAP + 0x300, "a_module\0")]
+    {
+        ram.put64(entry + 24, btf);
+        ram.put(btf, &[0; 128]);
+        ram.put64(btf, OWN);
+        ram.put32(btf + 8, u32::try_from(own_len).unwrap());
+        ram.put32(btf + 12, u32::try_from(i64::from(task) + 1 + start_id).unwrap());
+        ram.put32(btf + 16, kernel.strings_len());
+        ram.put(btf + 20, called.as_bytes());
+    }
+    ram.put(TEXT, &[0x90; 4096]);
+    let stop = AT + len;
+    let symbols = [("T_stext", TEXT), ("R__start_BTF", AT), ("R__stop_BTF", stop), ("dbtf_modules", LIST)];
+    let tables = put_symbols(&mut ram, TEXT + 0x40_0000, &symbols, Stored::Relative, true);
+    let info = VmcoreInfo::parse(format!("SYMBOL(_stext)={TEXT:x}\n{tables}").as_bytes());
+    let symbols = Kallsyms::open(&ram, &info).unwrap();
+    let base = Btf::open(&ram, &info, &symbols).unwrap();
+    assert!(Btf::of_module(&ram, &base, &symbols, "not_loaded").unwrap().is_none());
+    test(Btf::of_module(&ram, &base, &symbols, "a_module"))
+}
+
+#[test]
+fn a_module_has_types_of_its_own_on_those_of_the_kernel() {
+    with_module(0, |btf| {
+        let btf = btf.unwrap().unwrap();
+        for (name, size, member, offset, shown) in [
+            ("only_here", 24, "comm", 0, "int"),
+            ("only_here", 24, "of_module.prev", 16, "struct list_head *"),
+            ("list_head_too", 40, "heads.next", 0, "struct list_head *"),
+            ("list_head_too", 40, "of_module", 24, "struct list_head"),
+            // The kernel's.
+            ("task_struct", 128, "tasks.prev", 40, "struct list_head *"),
+            ("task_struct", 128, "pid", 16, "pid_t"),
+        ] {
+            let ty = btf.find(Among::Composites, name).unwrap().unwrap();
+            assert_eq!(btf.size(ty).unwrap(), size, "{name}");
+            assert_eq!(btf.shown(ty).unwrap(), format!("struct {name}"));
+            let field = btf.member(ty, member).unwrap();
+            assert_eq!(field.offset(), Some(offset), "{name}.{member}");
+            assert_eq!(btf.shown(field.ty).unwrap(), shown, "{name}.{member}");
+        }
+        assert_eq!(btf.enumerator("ONLY_HERE_DEAD").unwrap(), Some(7));
+        assert_eq!(btf.enumerator("NR_BAD").unwrap(), Some(-1));
+        assert!(btf.get(TypeId(btf.count())).is_err());
+    });
+    // Types that do not go on where the kernel's end would be read as others.
+    with_module(-1, |btf| {
+        let said = btf.err().map(|e| e.to_string()).unwrap();
+        assert!(said.contains("a_module start with type"), "{said}");
+    });
+}
+
 #[test]
 fn types_that_lead_to_themselves_end() {
     let mut t = Types::new();

@@ -121,6 +121,8 @@ pub struct Type {
     pub encoding: u8,
     /// Bit 31 of `info`: members have bit-field sizes, enumerators are signed, a forward is a union.
     pub(super) flag: bool,
+    /// It is a module's own, not the kernel's.
+    pub(super) split: bool,
     /// Where its name is.
     pub(super) name: u32,
     /// Where its members or enumerators are.
@@ -138,6 +140,7 @@ impl Type {
         count: 0,
         encoding: 0,
         flag: false,
+        split: false,
         name: 0,
         body: 0,
         next: 0,
