@@ -9,7 +9,7 @@
 //! | `engine-oom` | the engine takes memory until the OOM killer comes |
 //! | `modules-hang`, `devices-hang`, `finish-hang` | that stage stops moving |
 //! | `finish-kill` | the finishing child is killed before anything has its final name |
-//! | `supervisor-panic` | PID 1 panics, after the engine |
+//! | `supervisor-panic`, `supervisor-hang` | PID 1 panics, stops moving, after the engine |
 
 #[cfg(feature = "faults")]
 mod armed {
@@ -95,6 +95,9 @@ mod armed {
     pub fn supervisor() {
         if asked("supervisor-panic").is_some() {
             panic("supervisor-panic");
+        }
+        if asked("supervisor-hang").is_some() {
+            hang();
         }
     }
 }

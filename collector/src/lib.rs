@@ -27,7 +27,7 @@
 //!   dropped for a [`filter::Reason`].
 //! - *plan*: what to do, decided before the crash. *image*: the initramfs it is baked into, with this program.
 //! - *target*: where dumps go. *ladder*: targets in the order to try; each is a rung.
-//! - *stage*: mount, modules, devices, network, dmesg, dump, finish.
+//! - *stage*: mount, modules, devices, network, dmesg, hooks, dump, finish.
 //! - *problem*: a soft error under a stable code, `VC123`, recorded in the *manifest* beside the dump.
 //! - *outcome*: complete, partial, dmesg-only or nothing.
 //!

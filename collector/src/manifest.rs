@@ -47,6 +47,8 @@ pub enum Stage {
     Network,
     /// The kernel log.
     Dmesg,
+    /// The user's programs before the dump.
+    Hooks,
     /// The dump.
     Dump,
     /// Rename, manifest, sync, unmount.
@@ -61,6 +63,7 @@ impl std::fmt::Display for Stage {
             Self::Devices => "devices",
             Self::Network => "network",
             Self::Dmesg => "dmesg",
+            Self::Hooks => "hooks",
             Self::Dump => "dump",
             Self::Finish => "finish",
         })

@@ -4,10 +4,12 @@
 //! In it no name is left to resolve and no choice to make: modules are a list in load order, the device is a stable
 //! identity, limits are numbers.
 
+pub mod aside;
 pub mod network;
 pub mod share;
 pub mod ssh;
 
+use aside::{Hooks, Shell, Watchdog};
 use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
 use share::ShareTarget;
@@ -47,6 +49,15 @@ pub struct Plan {
     pub final_action: Action,
     /// What to do when it is not.
     pub on_failure: Action,
+    /// The user's programs.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub hooks: Hooks,
+    /// A shell when the dump is not complete, before `on_failure`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<Shell>,
+    /// The hardware watchdog to feed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<Watchdog>,
 }
 
 /// A kernel module in the image.

@@ -77,6 +77,12 @@ codes! {
     SSH_NOT_DURABLE = 537,
     /// The SSH client could not be started.
     SSH_CLIENT = 538,
+    /// A hook failed, could not be started, or was killed at its deadline.
+    HOOK_FAILED = 561,
+    /// A pre hook says that no dump is wanted: only the log was saved.
+    HOOK_REFUSED = 562,
+    /// The hardware watchdog cannot be fed.
+    WATCHDOG_FAILED = 563,
     /// A module could not be loaded.
     MODULE_FAILED = 601,
     /// A mount failed.

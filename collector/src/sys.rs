@@ -323,3 +323,38 @@ pub fn permanent_address(socket: &impl AsRawFd, interface: &str) -> Option<[u8; 
     let address = <[u8; 6]>::try_from(asked.data.get(..6)?).ok()?;
     (done == 0 && asked.size == 6 && address != [0; 6]).then_some(address)
 }
+
+/// Sets how many seconds a watchdog waits for food; what the driver makes of it.
+pub fn set_watchdog_timeout(watchdog: &File, seconds: i32) -> io::Result<i32> {
+    let mut value = seconds;
+    watchdog_call(watchdog, libc::_IOWR::<libc::c_int>(WATCHDOG, 6), &mut value)?;
+    Ok(value)
+}
+
+/// Keeps a watchdog from interrupting the machine some time before it resets it.
+pub fn clear_watchdog_pretimeout(watchdog: &File) -> io::Result<()> {
+    watchdog_call(watchdog, libc::_IOWR::<libc::c_int>(WATCHDOG, 8), &mut 0)
+}
+
+/// Stops a watchdog, whoever else has it open.
+pub fn stop_watchdog(watchdog: &File) -> io::Result<()> {
+    /// WDIOS_DISABLECARD of <linux/watchdog.h>.
+    const DISABLE: i32 = 1;
+    watchdog_call(watchdog, libc::_IOR::<libc::c_int>(WATCHDOG, 4), &mut { DISABLE })
+}
+
+/// WATCHDOG_IOCTL_BASE of <linux/watchdog.h>.
+const WATCHDOG: u32 = b'W' as u32;
+
+fn watchdog_call(watchdog: &File, request: libc::Ioctl, value: &mut libc::c_int) -> io::Result<()> {
+    // SAFETY: each of these requests reads, and perhaps writes, one int, which lives through the call.
+    let result = unsafe { libc::ioctl(watchdog.as_raw_fd(), request, std::ptr::from_mut(value)) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Makes a terminal the controlling one of this process, which leads a session, whoever else had it.
+pub fn take_terminal(terminal: &File) -> io::Result<()> {
+    // SAFETY: the request takes a number, and touches no memory of ours.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 1) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -5,6 +5,7 @@
 //! is abandoned.
 
 use super::report::{Listener, Report, Reporter};
+use super::watchdog;
 use crate::sys;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -145,6 +146,8 @@ fn watch(pid: Pid, mut listener: Listener, bounds: Bounds, hear: &mut dyn FnMut(
     };
     let mut open = true;
     loop {
+        // Here alone: whoever comes by has looked at the child's deadlines a moment before.
+        watchdog::feed();
         open = open && listener.listen(&mut hear);
         if let Some(exit) = reap(pid) {
             listener.listen(&mut hear);

@@ -5,6 +5,7 @@
 
 use super::capture::{self, Job};
 use super::child::{self, Bounds, Ended, Ending};
+use super::hooks::{self, Moment, Place};
 use super::report::Report;
 use super::story::Story;
 use super::{MARGIN, finish, image, mounts, network, secs};
@@ -33,8 +34,12 @@ const PATIENCE: u64 = 10;
 pub struct Climbed {
     /// The most that one target has.
     pub outcome: Outcome,
+    /// That target, where it was reached.
+    pub access: Option<Access>,
     /// The directory there.
     pub directory: Option<String>,
+    /// A pre hook wants no dump.
+    pub refused: bool,
     /// How it came to that.
     pub story: Story,
     /// Targets that are still held: mounted, connected.
@@ -60,13 +65,14 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
             }
         }
     }
-    let mut best: Option<(Outcome, Option<String>, Story)> = None;
+    let mut best: Option<(Outcome, Option<Access>, Option<String>, Story)> = None;
+    let (mut hooks_are_due, mut refused) = (!plan.hooks.pre.is_empty(), false);
     let mut held: Vec<Access> = Vec::new();
     for (index, rung) in plan.targets.iter().enumerate() {
         if let Some(failed) = best.as_ref().and_then(|(.., story)| story.failure()) {
             log::warn!("target: {failed}; next is {}", rung.to);
         }
-        let before = story.fork();
+        let mut before = story.fork();
         story.climbs(&rung.to);
         let known = reached.get_mut(index).and_then(Option::take);
         let known = match known {
@@ -78,28 +84,64 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
                 .map(|access| Reached { access, directory: None }),
         };
         if let Some(Reached { access, directory }) = &known {
-            run_engine(plan, rung, access, directory.as_deref(), &mut story);
+            let mut directory = directory.clone();
+            if std::mem::take(&mut hooks_are_due) {
+                directory = directory.or_else(|| save_log(plan, rung, access, &mut story));
+                refused = !run_pre_hooks(plan, access, directory.as_deref(), &mut story, &mut before);
+            }
+            if !refused {
+                run_engine(plan, rung, access, directory.as_deref(), &mut story);
+            }
             run_finish(plan, access, &mut story);
             held.push(access.clone());
         }
         let outcome = story.outcome_on_disk(plan);
         let directory = if outcome == Outcome::Nothing { None } else { story.directory.clone() };
         let record = TargetRecord { directory: directory.clone(), ..story.record(outcome) };
-        let result = (outcome, directory, std::mem::replace(&mut story, before));
+        let access = known.map(|known| known.access);
+        let result = (outcome, access, directory, std::mem::replace(&mut story, before));
         story.remember(record);
         if best.as_ref().is_none_or(|(o, ..)| outcome > *o) {
             best = Some(result);
         }
-        if outcome == Outcome::Complete {
+        if outcome == Outcome::Complete || refused {
             break;
         }
     }
     held.extend(reached.into_iter().flatten().map(|known| known.access));
-    let (outcome, directory, story) = best.unwrap_or_else(|| {
+    let (outcome, access, directory, story) = best.unwrap_or_else(|| {
         story.problem(Code::DEVICE_MISSING, "the plan has no target".to_owned());
-        (Outcome::Nothing, None, story)
+        (Outcome::Nothing, None, None, story)
     });
-    Climbed { outcome, directory, story, held }
+    Climbed { outcome, access, directory, refused, story, held }
+}
+
+/// Saves the log before anything of the user's runs. The directory that it is in.
+fn save_log(plan: &Plan, rung: &Rung, access: &Access, story: &mut Story) -> Option<String> {
+    run_engine(&log_only(plan), rung, access, None, story);
+    story.has_log().then(|| story.directory.clone()).flatten()
+}
+
+/// The user's programs before the dump, once. False: one of them wants no dump. What went wrong with them concerns the story of
+/// the next target, too.
+fn run_pre_hooks(
+    plan: &Plan,
+    access: &Access,
+    directory: Option<&str>,
+    story: &mut Story,
+    next: &mut Story,
+) -> bool {
+    let mut problems = Vec::new();
+    let place = Place { access: Some(access), directory };
+    let said = hooks::run(&plan.hooks.pre, Moment::Pre, place, story, &mut problems);
+    for problem in problems {
+        next.hear(Report::Problem(problem));
+    }
+    said.is_ok()
+}
+
+fn log_only(plan: &Plan) -> Plan {
+    Plan { dumps: Vec::new(), ..plan.clone() }
 }
 
 /// Lets go of all targets. What fails is a problem of a dump that is already labelled, so it is only logged.
@@ -130,7 +172,7 @@ fn spread_log(plan: &Plan, index: usize, rung: &Rung, mut story: Story) -> Optio
     story.climbs(&rung.to);
     let patience = device_limit(plan, rung).min(PATIENCE);
     let access = reach(plan, index, rung, patience, &mut story)?;
-    let log_only = Plan { dumps: Vec::new(), ..plan.clone() };
+    let log_only = log_only(plan);
     run_engine(&log_only, rung, &access, None, &mut story);
     run_finish(&log_only, &access, &mut story);
     let directory = story.has_log().then(|| story.directory.clone()).flatten();

@@ -1,6 +1,6 @@
 //! The last thing: reboot, halt or power off, whatever happened before.
 
-use super::clock;
+use super::{clock, watchdog};
 use crate::plan::Action;
 use crate::sys;
 use nix::sys::reboot::{RebootMode, reboot};
@@ -42,14 +42,18 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// The word for an action in the last line of the log: `rebooting after 7.2 s`.
+/// The last line of the log: `rebooting after 7.2 s`.
 pub fn announcement(action: Action) -> String {
-    let word = match action {
+    format!("{} after {:.1} s", word(action), clock::since_boot().as_secs_f64())
+}
+
+/// The word for an action.
+pub fn word(action: Action) -> &'static str {
+    match action {
         Action::Reboot => "rebooting",
         Action::Halt => "halting",
         Action::Poweroff => "powering off",
-    };
-    format!("{word} after {:.1} s", clock::since_boot().as_secs_f64())
+    }
 }
 
 /// Does it. Only PID 1 may call this.
@@ -59,6 +63,7 @@ pub fn act(action: Action) -> ! {
         Action::Halt => RebootMode::RB_HALT_SYSTEM,
         Action::Poweroff => RebootMode::RB_POWER_OFF,
     };
+    watchdog::before(action);
     if action != Action::Halt {
         // reboot(2) shuts every device down first, and a dead disk can keep it waiting for ever. The child is
         // still scheduled meanwhile. (A machine that is to halt has nothing to wait for.)

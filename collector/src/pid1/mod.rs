@@ -3,12 +3,14 @@
 //! Each risky step runs in a child under a deadline (`child`): loading modules, finding and mounting the
 //! target, the engine (`capture`), naming and unmounting (`finish`). PID 1 hears what they tell (`report`),
 //! keeps it (`story`), and whatever becomes of them performs the last action (`last`). It reads and writes
-//! nothing but /proc, /sys, /dev and the image.
+//! nothing but /proc, /sys, /dev and the image. The user's own programs (`hooks`, `shell`) run below children, too, and the
+//! hardware watchdog is fed (`watchdog`) by the loop that watches them.
 
 mod capture;
 mod child;
 mod clock;
 mod finish;
+mod hooks;
 mod kmsg;
 mod ladder;
 mod last;
@@ -17,18 +19,22 @@ mod modules;
 mod mounts;
 mod network;
 mod report;
+mod shell;
 mod story;
 #[cfg(test)]
 mod testing;
+mod watchdog;
 
 #[cfg(feature = "faults")]
 pub(crate) use mounts::argument;
 
 use crate::fault;
 use crate::manifest::{Outcome, Stage};
+use crate::plan::aside::Hook;
 use crate::plan::{Action, PLAN_PATH, PLAN_VERSION, Plan};
 use crate::problem::Code;
 use child::Bounds;
+use hooks::{Moment, Place};
 use ladder::Climbed;
 use std::time::Duration;
 use story::Story;
@@ -79,16 +85,48 @@ fn supervise() -> (Action, String) {
         mounts::meminfo_kib("MemTotal").unwrap_or(0),
         mounts::meminfo_kib("MemAvailable").unwrap_or(0),
     );
+    watchdog::expect(plan.watchdog.as_ref());
     load_modules(&plan, &mut story);
+    if let Some(driver) = watchdog::is_missing() {
+        story.problem(
+            Code::WATCHDOG_FAILED,
+            format!("there is no watchdog of the driver {driver}: nothing is fed"),
+        );
+    }
     network::tell_cluster(&plan);
-    let Climbed { outcome, directory, story, held } = ladder::climb(&plan, story);
+    let mut climbed = ladder::climb(&plan, story);
+    let action = what_now(&plan, &mut climbed);
+    let Climbed { outcome, directory, story, held, .. } = climbed;
     ladder::release(&plan, &held);
     fault::supervisor();
 
-    let action = if outcome == Outcome::Complete { plan.final_action } else { plan.on_failure };
     let why = if outcome == Outcome::Complete { None } else { story.failure().map(str::to_owned) };
     let parts = [Some(outcome.to_string()), directory, why];
     (action, parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+}
+
+/// What comes after the dump and before the last action: the user's programs, and the shell. Whoever wants no dump has what they
+/// want.
+fn what_now(plan: &Plan, climbed: &mut Climbed) -> Action {
+    let Climbed { outcome, access, directory, refused, story, .. } = climbed;
+    if *refused {
+        return plan.final_action;
+    }
+    let (outcome, place) = (*outcome, Place { access: access.as_ref(), directory: directory.as_deref() });
+    let mut run = |hooks: &[Hook], moment: Moment| {
+        // Only pre hooks decide, and the manifest is written: what went wrong is in the log.
+        drop(hooks::run(hooks, moment, place, story, &mut Vec::new()));
+    };
+    run(&plan.hooks.post, Moment::Post(outcome));
+    if outcome == Outcome::Complete {
+        return plan.final_action;
+    }
+    run(&plan.hooks.emergency, Moment::Emergency(outcome));
+    if let Some(shell) = &plan.shell {
+        watchdog::leave();
+        shell::run(shell, story.failure().unwrap_or("the dump failed"), last::word(plan.on_failure));
+    }
+    plan.on_failure
 }
 
 /// Reads the plan. What it says comes from the image and is trusted, but for what a path must not do.

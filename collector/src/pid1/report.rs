@@ -42,6 +42,8 @@ pub enum Report {
     Progress(Step),
     /// What became of a dump.
     Dump(Box<DumpReport>),
+    /// A hook has ended by itself, with this status.
+    HookEnded(i32),
     /// A soft error.
     Problem(Problem),
     /// Every file has its final name, durably.

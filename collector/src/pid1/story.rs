@@ -101,7 +101,7 @@ impl Story {
             Report::Begin(stage) => self.begin(stage),
             Report::End(failure) => self.end(failure),
             Report::Doing(what) => self.doing = Some(what),
-            Report::Device(_) | Report::Connected(_) => {}
+            Report::Device(_) | Report::Connected(_) | Report::HookEnded(_) => {}
             Report::Mounted(device) => {
                 log::info!("target: {device} is mounted");
                 self.mounted = Some(device);

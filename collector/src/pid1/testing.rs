@@ -19,6 +19,9 @@ pub fn plan(files: &[&str]) -> Plan {
         limits: Limits::default(),
         final_action: Action::Reboot,
         on_failure: Action::Reboot,
+        hooks: crate::plan::aside::Hooks::default(),
+        shell: None,
+        watchdog: None,
     }
 }
 

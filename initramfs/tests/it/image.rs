@@ -41,6 +41,9 @@ pub fn plan(release: &str, modules: &ModulePlan) -> Plan {
         limits: Limits::default(),
         final_action: Action::Reboot,
         on_failure: Action::Reboot,
+        hooks: collector::plan::aside::Hooks::default(),
+        shell: None,
+        watchdog: None,
     }
 }
 
