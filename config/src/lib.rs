@@ -19,6 +19,7 @@
 //! and [`arm::disarm`] touch the running kernel.
 
 pub mod arm;
+pub mod aside;
 pub mod cmdline;
 pub mod diagnostic;
 pub mod dump;

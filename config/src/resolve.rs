@@ -1,6 +1,7 @@
 //! From settings and the live system to a [`Plan`]: names become identities, a path becomes a device and a directory
 //! of its file system, a device becomes a list of modules. After this nothing is left to find out.
 
+use crate::aside::{self, AsideError};
 use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
 use crate::network::{self, NetworkError, View, Way};
@@ -152,6 +153,9 @@ pub enum ResolveError {
     /// No way to a target on the network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A hook, or another program to pack.
+    #[error(transparent)]
+    Aside(#[from] AsideError),
     /// Modules, links.
     #[error(transparent)]
     Image(#[from] initramfs::Error),
@@ -169,7 +173,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let (mut recorded, fence) = network::for_settings(settings, root)?;
     let mut view: Option<View> = None;
     let mut packed = Packed::default();
-    for (index, target) in settings.targets.iter().enumerate() {
+    let ladder = settings.ladder();
+    for (index, target) in ladder.iter().enumerate() {
         let (to, node) = match &target.place {
             Place::Local(local) => {
                 let found = find_target(local, root, &mut warnings)?;
@@ -215,9 +220,13 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     }
     devices.dedup();
     warnings.extend(recorded.warnings.iter().cloned());
+    let aside = aside::resolve(settings, root)?;
+    packed.merge(aside.packed)?;
+    warnings.extend(aside.warnings);
     let modules = plan_modules(&ModuleRequest {
         root,
         release: &kernel.release,
+        first: aside.watchdog_module.as_slice(),
         block_devices: &devices,
         network: recorded.request(),
         filesystems: &filesystems,
@@ -243,7 +252,10 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         dumps,
         limits: settings.limits,
         final_action: settings.final_action,
-        on_failure: settings.on_failure,
+        on_failure: settings.on_failure.at_last(settings.final_action),
+        hooks: aside.hooks,
+        shell: aside.shell,
+        watchdog: aside.watchdog,
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
     Ok(Resolved { plan, modules, kernel, collector, nodes, packed, warnings })

@@ -2,8 +2,11 @@
 //!
 //! [`parse`] takes the text; [`load`] does the I/O. Every complaint is a [`Diagnostic`] that points into the file.
 
+pub mod aside;
+
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::target::ssh::{BadAddress, SshAddress, SshSettings};
+use aside::{FailureAction, HookSettings, RawHooks, RawWatchdog, WatchdogSettings};
 use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
@@ -36,13 +39,21 @@ pub struct Settings {
     /// The other nodes of a cluster, which are told that this one dumps.
     pub fence: Option<FenceSettings>,
     /// What to do when the dump is not complete.
-    pub on_failure: Action,
+    pub on_failure: FailureAction,
+    /// Seconds until the shell is ended that is given when the dump is not complete.
+    pub shell_limit: Option<u64>,
+    /// The directory for dumps on the root file system, where that is the last resort.
+    pub rootfs_path: Option<String>,
     /// What to do when it is.
     pub final_action: Action,
     /// The crash kernel and its command line.
     pub kernel: KernelSettings,
     /// What is in the image.
     pub image: ImageSettings,
+    /// The user's programs.
+    pub hooks: HookSettings,
+    /// The hardware watchdog.
+    pub watchdog: WatchdogSettings,
 }
 
 /// `[[target]]`.
@@ -111,6 +122,8 @@ pub struct ImageSettings {
     pub extra_modules: Vec<String>,
     /// Modules to leave out although they seem needed.
     pub omit_modules: Vec<String>,
+    /// Programs and files to add, with all that they need.
+    pub extra_bins: Vec<String>,
     /// The static collector.
     pub collector: Option<PathBuf>,
 }
@@ -161,10 +174,14 @@ impl Default for Settings {
             limits: Limits::default(),
             host: None,
             fence: None,
-            on_failure: Action::Reboot,
+            on_failure: FailureAction::Reboot,
+            shell_limit: None,
+            rootfs_path: None,
             final_action: Action::Reboot,
             kernel: KernelSettings::default(),
             image: ImageSettings::default(),
+            hooks: HookSettings::default(),
+            watchdog: WatchdogSettings::default(),
         }
     }
 }
@@ -208,10 +225,14 @@ struct RawSettings {
     limits: Option<RawLimits>,
     host: Option<Spanned<String>>,
     fence_kdump: Option<Spanned<RawFence>>,
-    on_failure: Option<Action>,
+    on_failure: Option<FailureAction>,
+    shell_limit: Option<Spanned<i64>>,
+    rootfs_path: Option<Spanned<String>>,
     final_action: Option<Action>,
     kernel: Option<RawKernel>,
     image: Option<RawImage>,
+    hooks: Option<RawHooks>,
+    watchdog: Option<RawWatchdog>,
 }
 
 #[derive(Deserialize)]
@@ -289,6 +310,8 @@ struct RawImage {
     extra_modules: Vec<Spanned<String>>,
     #[serde(default)]
     omit_modules: Vec<Spanned<String>>,
+    #[serde(default)]
+    extra_bins: Vec<Spanned<String>>,
     collector: Option<Spanned<String>>,
 }
 
@@ -364,9 +387,13 @@ impl Check<'_> {
             host: raw.host.map(|h| self.host(h)),
             fence: raw.fence_kdump.map(|f| self.fence(f)),
             on_failure: raw.on_failure.unwrap_or(default.on_failure),
+            shell_limit: raw.shell_limit.map(|limit| self.limit(limit)),
+            rootfs_path: raw.rootfs_path.map(|path| self.absolute(path)),
             final_action: raw.final_action.unwrap_or(default.final_action),
             kernel: raw.kernel.map(|k| self.kernel(k)).unwrap_or_default(),
             image: raw.image.map(|i| self.image(i)).unwrap_or_default(),
+            hooks: raw.hooks.map(|h| self.hooks(h)).unwrap_or_default(),
+            watchdog: raw.watchdog.map(|w| self.watchdog(w)).unwrap_or_default(),
         }
     }
 
@@ -611,6 +638,7 @@ impl Check<'_> {
         ImageSettings {
             extra_modules: modules(raw.extra_modules),
             omit_modules: modules(raw.omit_modules),
+            extra_bins: self.absolutes(raw.extra_bins),
             collector: raw.collector.map(|c| self.absolute(c).into()),
         }
     }

@@ -80,6 +80,11 @@ impl Packed {
         self.insert(path, PackedFile { kind: Kind::File, mode, data })
     }
 
+    /// Adds a symbolic link.
+    pub fn add_link(&mut self, path: &str, target: &str) -> Result<(), Error> {
+        self.insert(path, PackedFile { kind: Kind::Symlink, mode: 0o777, data: target.as_bytes().to_vec() })
+    }
+
     /// Adds the program, script or file at `path` of the running system, under the same path and with all that it needs.
     /// What is there already is not added again.
     pub fn add(&mut self, root: &Root, path: &str) -> Result<(), Error> {

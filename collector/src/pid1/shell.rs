@@ -54,6 +54,9 @@ fn consoles(read: impl Fn(&str) -> String) -> Vec<String> {
 /// In a child: starts the shells and waits for the first that ends.
 fn attend(shell: &Shell, consoles: &[String], total: Duration) -> Result<(), String> {
     if shell.busybox {
+        if let Err(e) = fs::create_dir_all("/bin") {
+            log::debug!("/bin: {e}");
+        }
         let installed = Command::new(&shell.program).args(["--install", "-s", "/bin"]).output();
         if !installed.as_ref().is_ok_and(|done| done.status.success()) {
             log::warn!("shell: its commands are not installed: {installed:?}");

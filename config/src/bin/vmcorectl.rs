@@ -433,6 +433,20 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
             if dump.erase.is_empty() { "" } else { ", redacted" },
         )?;
     }
+    let hooks = &resolved.plan.hooks;
+    for (when, list) in [("pre", &hooks.pre), ("post", &hooks.post), ("emergency", &hooks.emergency)] {
+        for hook in list {
+            let decides = if hook.decides { ", may refuse the dump" } else { "" };
+            writeln!(out, "hook         {}: {when}, {} s{decides}", hook.program, hook.limit)?;
+        }
+    }
+    if let Some(shell) = &resolved.plan.shell {
+        let limit = shell.limit.map_or("no limit".to_owned(), |limit| format!("{limit} s"));
+        writeln!(out, "shell        {} when the dump fails, {limit}", shell.program)?;
+    }
+    if let Some(watchdog) = &resolved.plan.watchdog {
+        writeln!(out, "watchdog     {}, fed, {} s", watchdog.driver, watchdog.timeout)?;
+    }
     for module in &resolved.modules.modules {
         writeln!(out, "module       {:<20} {}", module.plan.name, module.why)?;
     }

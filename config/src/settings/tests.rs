@@ -45,7 +45,7 @@ collector = "/opt/c"
 "#,
     );
     assert_eq!(s.host.as_deref(), Some("db-1"));
-    assert_eq!((s.on_failure, s.final_action), (Action::Poweroff, Action::Halt));
+    assert_eq!((s.on_failure, s.final_action), (FailureAction::Poweroff, Action::Halt));
     let Place::Local(local) = &s.targets[0].place else { panic!("{:?}", s.targets) };
     assert_eq!(local.device, Some(DeviceId::Label("crash".into())));
     assert_eq!(local.filesystem.as_deref(), Some("xfs"));
@@ -100,6 +100,17 @@ fn the_example_is_true_in_all_its_lines() {
         "count",
         "family",
         "final_action",
+        "shell_limit",
+        "rootfs_path",
+        "pre",
+        "post",
+        "emergency",
+        "directory",
+        "pre_decides",
+        "limit",
+        "feed",
+        "timeout",
+        "extra_bins",
         "device",
         "nfs",
         "virtiofs",
@@ -152,6 +163,42 @@ fn each_kind_of_target_is_read() {
         ("[[target]]\nssh = \"server\"", "is no SSH address"),
         ("[[target]]\nkey = \"/k\"", "a setting of ssh targets"),
         ("[[target]]\nlevel = 32", "out of range"),
+    ] {
+        let said = parse(text, Path::new("t.toml")).unwrap_err().to_string();
+        assert!(said.contains(why), "{text}: {said}");
+    }
+}
+
+#[test]
+fn what_is_done_besides_is_read() {
+    let s = parsed(
+        "on_failure = \"dump_to_rootfs\"\nfinal_action = \"poweroff\"\nrootfs_path = \"/srv\"\n\
+         [[target]]\nnfs = \"a:/x\"\n[hooks]\npre = [\"/a\", \"/b\"]\npre_decides = false\nlimit = 5\n\
+         [watchdog]\nfeed = \"none\"\ntimeout = 9\n[image]\nextra_bins = [\"/c\"]\n",
+    );
+    assert_eq!((s.hooks.pre.len(), s.hooks.pre_decides, s.hooks.limit), (2, false, 5));
+    assert_eq!((s.watchdog.feed, s.watchdog.timeout), (aside::Feed::None, 9));
+    assert_eq!(s.image.extra_bins, ["/c"]);
+    let ladder = s.ladder();
+    let Place::Local(last) = &ladder[1].place else { panic!("{ladder:?}") };
+    assert_eq!((ladder.len(), last.path.as_str(), &last.device), (2, "/srv", &None));
+    assert_eq!(s.on_failure.at_last(s.final_action), Action::Poweroff);
+    // What is the last resort already is not tried twice.
+    assert_eq!(parsed("on_failure = \"dump_to_rootfs\"").ladder().len(), 1);
+    assert_eq!(parsed("on_failure = \"halt\"").ladder().len(), 1);
+    for (action, last) in [
+        (FailureAction::Reboot, Action::Reboot),
+        (FailureAction::Halt, Action::Halt),
+        (FailureAction::Shell, Action::Poweroff),
+    ] {
+        assert_eq!(action.at_last(Action::Poweroff), last);
+    }
+    for (text, why) in [
+        ("on_failure = \"dump\"", "unknown value `dump`"),
+        ("[hooks]\npre = [\"a\"]", "is not a plain absolute path"),
+        ("[hooks]\nlimit = 0", "a limit of 0 seconds"),
+        ("[watchdog]\ntimeout = 2", "a watchdog's timeout of 2 seconds"),
+        ("shell_limit = -1", "a limit of -1 seconds"),
     ] {
         let said = parse(text, Path::new("t.toml")).unwrap_err().to_string();
         assert!(said.contains(why), "{text}: {said}");

@@ -30,6 +30,8 @@ pub struct ModuleRequest<'a> {
     pub root: &'a Root,
     /// `uname -r` of the crash kernel.
     pub release: &'a str,
+    /// Modules to load before all others, by name, where there are such: a watchdog's driver.
+    pub first: &'a [String],
     /// Kernel names of the targets' block devices: `vda1`, `nvme0n1p2`.
     pub block_devices: &'a [String],
     /// The links to the targets on the network.
@@ -103,7 +105,7 @@ const MOUNT_REQUESTS: [(&str, &[&str]); 2] =
 
 /// Finds the modules and firmware for a target.
 pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
-    let ModuleRequest { root, release, block_devices, network, filesystems, extra, omit } = *request;
+    let ModuleRequest { root, release, first, block_devices, network, filesystems, extra, omit } = *request;
     check_name("kernel release", release)?;
 
     let mut walks = Vec::new();
@@ -120,6 +122,11 @@ pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
         }
     }
     let mut resolver = Resolver::new(root, release, omit)?;
+    for name in first {
+        if resolver.has(name)? {
+            resolver.module(name, false, "of the hardware watchdog")?;
+        }
+    }
     for step in &steps {
         add_driver(&mut resolver, step)?;
     }

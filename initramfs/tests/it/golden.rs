@@ -45,6 +45,7 @@ fn run(text: &str) -> String {
     let root = Root::new(directory.path());
     let result = plan_modules(&ModuleRequest {
         root: &root,
+        first: &[],
         release: field("release"),
         block_devices: &[field("device").to_string()],
         filesystems: &[field("filesystem").to_string()],

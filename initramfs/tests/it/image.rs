@@ -87,6 +87,7 @@ fn machine() -> Machine {
     let root = Root::new(directory.path().join("root"));
     let modules = plan_modules(&ModuleRequest {
         root: &root,
+        first: &[],
         release: "6.12.1",
         block_devices: &["nvme0n1p2".to_string()],
         filesystems: &["xfs".to_string()],

@@ -32,6 +32,7 @@ fn ext4_on_virtio() {
 
         let request = ModuleRequest {
             root: &root,
+            first: &[],
             release: &release,
             block_devices: &["vda1".to_string()],
             filesystems: &["ext4".to_string()],
