@@ -43,6 +43,11 @@ impl Diagnostic {
         }
     }
 
+    /// The line that it is about.
+    pub fn source_line(&self) -> &str {
+        &self.text
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
@@ -84,6 +89,40 @@ impl fmt::Display for Diagnostics {
 }
 
 impl std::error::Error for Diagnostics {}
+
+/// How much a finding matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Nothing can be armed.
+    Error,
+    /// Something will not be as it was written, or as it was with the tool that it was written for.
+    Warning,
+    /// It is as it was, in another way.
+    Remark,
+}
+
+/// What was found in a file that was written for another tool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// What, and where.
+    pub diagnostic: Diagnostic,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.severity {
+            // As in files of our own.
+            Severity::Error => return self.diagnostic.fmt(f),
+            Severity::Warning => "warning",
+            Severity::Remark => "remark",
+        };
+        let message = format!("{kind}: {}", self.diagnostic.message);
+        Diagnostic { message, ..self.diagnostic.clone() }.fmt(f)
+    }
+}
 
 /// The known word nearest to `word`, if it is near enough to be what was meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

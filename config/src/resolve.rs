@@ -223,7 +223,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let aside = aside::resolve(settings, root)?;
     packed.merge(aside.packed)?;
     warnings.extend(aside.warnings);
-    let modules = plan_modules(&ModuleRequest {
+    let mut modules = plan_modules(&ModuleRequest {
         root,
         release: &kernel.release,
         first: aside.watchdog_module.as_slice(),
@@ -233,6 +233,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         extra: &extra,
         omit: &settings.image.omit_modules,
     })?;
+    add_arguments(&mut modules, &settings.kernel.append);
     warnings.extend(modules.notes.iter().cloned());
     let hostname = || Ok::<_, ResolveError>(root.read_line("/proc/sys/kernel/hostname")?.unwrap_or_default());
     let host = match &settings.host {
@@ -259,6 +260,22 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
     Ok(Resolved { plan, modules, kernel, collector, nodes, packed, warnings })
+}
+
+/// Gives modules those of the added arguments that are for them, `MODULE.PARAMETER=VALUE`: for what is built in the kernel reads
+/// them itself, for modules nobody would.
+fn add_arguments(modules: &mut ModulePlan, arguments: &[String]) {
+    let normal = |name: &str| name.replace('-', "_");
+    for module in &mut modules.modules {
+        for argument in arguments {
+            let name = argument.split('=').next().unwrap_or_default();
+            let Some((of, _)) = name.split_once('.') else { continue };
+            if normal(of) == normal(&module.plan.name) {
+                let options = &mut module.plan.options;
+                *options = format!("{options} {}", &argument[of.len() + 1..]).trim_start().to_owned();
+            }
+        }
+    }
 }
 
 /// The way to a host: every address has one, and the first is the one that the resolver prefers.

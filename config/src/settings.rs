@@ -1,6 +1,7 @@
 //! Settings: what the user wrote in `/etc/vmcored.toml`, typed and checked, nothing resolved yet.
 //!
-//! [`parse`] takes the text; [`load`] does the I/O. Every complaint is a [`Diagnostic`] that points into the file.
+//! [`parse`] takes the text, [`read`] a tree of values that may come from several files. Every complaint is a [`Diagnostic`]
+//! that points into the file. Which files there are, and the I/O: [`crate::load`].
 
 pub mod aside;
 
@@ -11,11 +12,17 @@ use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
 use serde::Deserialize;
+use sources::Sources;
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+use tree::Tree;
+
+pub mod sources;
+pub mod translation;
+pub mod tree;
+pub mod written;
 
 /// Where the settings are.
 pub const SETTINGS_PATH: &str = "/etc/vmcored.toml";
@@ -190,32 +197,6 @@ fn default_dump() -> DumpSpec {
     DumpSpec::new("vmcore", 31, Format::Kdump, Compression::DEFAULT)
 }
 
-/// Why there are no settings.
-#[derive(Debug, thiserror::Error)]
-pub enum SettingsError {
-    /// The file could not be read.
-    #[error("cannot read {path}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is wrong.
-    #[error("{0}")]
-    Wrong(Diagnostics),
-}
-
-/// Reads the settings at `on_disk`, called `shown` in messages. A missing file means the defaults, unless it is `required`.
-pub fn load(on_disk: &Path, shown: &Path, required: bool) -> Result<Settings, SettingsError> {
-    match std::fs::read_to_string(on_disk) {
-        Ok(text) => parse(&text, shown).map_err(SettingsError::Wrong),
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !required => Ok(Settings::default()),
-        Err(source) => Err(SettingsError::Read { path: shown.to_owned(), source }),
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSettings {
@@ -317,18 +298,29 @@ struct RawImage {
 
 /// Types and checks the text of a settings file, called `file` in complaints.
 pub fn parse(text: &str, file: &Path) -> Result<Settings, Diagnostics> {
-    let raw: RawSettings = toml::from_str(text).map_err(|e| {
-        let span = e.span().unwrap_or(0..0);
-        Diagnostics(vec![explain(file, text, span, e.message())])
-    })?;
-    let mut check = Check { file, text, found: Vec::new() };
+    let sources = Sources::of(file, text);
+    let tree = tree::parse(text, 0).map_err(|e| Diagnostics(vec![refusal(&sources, 0, &e)]))?;
+    read(tree, &sources)
+}
+
+/// Types and checks a tree, whose spans are those of `sources`.
+pub fn read(tree: Tree<'_>, sources: &Sources) -> Result<Settings, Diagnostics> {
+    let whole = toml::de::Deserializer::from(Spanned::new(0..0, tree));
+    let raw = RawSettings::deserialize(whole).map_err(|e| Diagnostics(vec![refusal(sources, 0, &e)]))?;
+    let mut check = Check { sources, found: Vec::new() };
     let settings = check.settings(raw);
-    check.found.sort_by_key(|d| (d.line, d.column));
+    check.found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     if check.found.is_empty() { Ok(settings) } else { Err(Diagnostics(check.found)) }
 }
 
+/// What the TOML reader or serde said of a file, whose spans begin at `start`.
+pub fn refusal(sources: &Sources, start: usize, error: &toml::de::Error) -> Diagnostic {
+    let span = error.span().unwrap_or(0..0);
+    explain(sources, start + span.start..start + span.end, error.message())
+}
+
 /// Turns what serde says into what a person wants to read.
-fn explain(file: &Path, text: &str, span: Range<usize>, message: &str) -> Diagnostic {
+fn explain(sources: &Sources, span: Range<usize>, message: &str) -> Diagnostic {
     for (start, what) in [("unknown field ", "unknown key"), ("unknown variant ", "unknown value")] {
         let Some(rest) = message.strip_prefix(start) else { continue };
         let mut quoted = rest.split('`').skip(1).step_by(2);
@@ -338,7 +330,7 @@ fn explain(file: &Path, text: &str, span: Range<usize>, message: &str) -> Diagno
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("expected {}", one_of(&known)),
         };
-        return Diagnostic::new(file, text, span, format!("{what} `{word}`")).advise(advice);
+        return sources.diagnostic(&span, format!("{what} `{word}`")).advise(advice);
     }
     if let Some(rest) = message.strip_prefix("invalid type: ") {
         let (seen, expected) = rest.split_once(", expected ").unwrap_or((rest, "something else"));
@@ -348,12 +340,12 @@ fn explain(file: &Path, text: &str, span: Range<usize>, message: &str) -> Diagno
             other => other,
         };
         let message = format!("wrong type: {seen}, expected {expected}");
-        return Diagnostic::new(file, text, span, message);
+        return sources.diagnostic(&span, message);
     }
     // A syntax error comes on several lines: what, then what was expected.
     let mut lines = message.lines();
     let first = lines.next().unwrap_or_default().to_owned();
-    Diagnostic::new(file, text, span, first).advise(lines.collect::<Vec<_>>().join(", "))
+    sources.diagnostic(&span, first).advise(lines.collect::<Vec<_>>().join(", "))
 }
 
 fn one_of(words: &[&str]) -> String {
@@ -365,14 +357,13 @@ fn one_of(words: &[&str]) -> String {
 }
 
 struct Check<'a> {
-    file: &'a Path,
-    text: &'a str,
+    sources: &'a Sources,
     found: Vec<Diagnostic>,
 }
 
 impl Check<'_> {
     fn complain(&mut self, span: Range<usize>, message: impl Into<String>, advice: &str) {
-        self.found.push(Diagnostic::new(self.file, self.text, span, message).advise(advice));
+        self.found.push(self.sources.diagnostic(&span, message).advise(advice));
     }
 
     fn settings(&mut self, raw: RawSettings) -> Settings {

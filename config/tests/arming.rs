@@ -109,7 +109,7 @@ fn an_image_can_be_built_and_looked_into() {
     assert_eq!(code, 0);
     let plan: collector::plan::Plan = serde_json::from_str(&plan).unwrap();
     assert_eq!(plan.host, "web_1");
-    let shown = run(&["config", "show"]);
+    let shown = run(&["config", "show", "--plan"]);
     assert_eq!(shown, (0, serde_json::to_string_pretty(&plan).unwrap() + "\n"));
 
     assert_eq!(run(&["image", "cat", "/nothing", image]).0, 2);

@@ -9,6 +9,7 @@
 //! Data flow: words (`getopt`) → options and the work they ask for (`options`) → the engine, with messages
 //! (`messages`) as they are asked for.
 
+pub mod asked;
 mod dump;
 mod getopt;
 mod help;

@@ -9,10 +9,12 @@ use config::arm::{self, Outcome, Prepared};
 use config::dump::info::Info;
 use config::dump::verify::Report;
 use config::kexec::{KexecError, KexecState};
+use config::load::{self, Loaded};
 use config::network::explain::Explained;
-use config::settings::{self, SETTINGS_PATH, Settings};
+use config::settings::{self, Settings};
+use config::show::Shown;
 use config::target::ssh::{SshAddress, SshSettings, propagate};
-use config::{resolve, status};
+use config::{import, resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
 use std::fs::OpenOptions;
@@ -31,7 +33,7 @@ use std::time::{Duration, Instant};
     after_help = "Exit codes: 0 done, or ready; 1 degraded; 2 not ready, a failure, or wrong usage."
 )]
 struct Cli {
-    /// Settings file [default: /etc/vmcored.toml, which may be missing]
+    /// Settings file, `.conf` as kdump.conf is [default: /etc/vmcored.toml and vmcored.toml.d, else /etc/kdump.conf]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Look at this tree instead of the running system; nothing is loaded or unloaded
@@ -151,8 +153,31 @@ enum TargetCommand {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Print the plan that comes out of the settings
-    Show,
+    /// Say what is wrong with the settings, or will not be as it was written
+    #[command(after_help = "Exit codes: 0 nothing to say; 1 warnings; 2 wrong.")]
+    Check {
+        /// A settings file, `.conf` as kdump.conf is [default: those in force]
+        file: Option<PathBuf>,
+    },
+    /// Print the settings in force, each with where it was written
+    Show {
+        /// As JSON
+        #[arg(long, conflicts_with = "plan")]
+        json: bool,
+        /// The plan that comes out of them, as the crash image has it
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Make a settings file of those of kdump-utils, kdump-tools or SUSE's kdump
+    #[command(after_help = "Exit codes: 0 all as it was; 1 something is not, which is told; 2 a failure.")]
+    Import {
+        /// kdump.conf, sysconfig/kdump, default/kdump-tools [default: those of the system]
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The file to write, which must not exist [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -276,7 +301,39 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             };
             propagate::propagate(&server, *yes)?;
         }
-        Command::Config(ConfigCommand::Show) => {
+        Command::Config(ConfigCommand::Check { file }) => {
+            let loaded = match file {
+                Some(file) => load::load_file(file)?,
+                None => load_settings(cli, &root)?,
+            };
+            let mut out = io::stdout().lock();
+            for finding in &loaded.findings {
+                writeln!(out, "{finding}")?;
+            }
+            return Ok(ExitCode::from(u8::from(loaded.warnings().next().is_some())));
+        }
+        Command::Config(ConfigCommand::Import { files, output }) => {
+            let imported =
+                if files.is_empty() { import::import(&root)? } else { import::import_files(files)? };
+            for finding in &imported.findings {
+                eprintln!("{finding}");
+            }
+            match output {
+                Some(path) => OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o644)
+                    .open(path)
+                    .and_then(|mut file| file.write_all(imported.text.as_bytes()))
+                    .with_context(|| format!("cannot write {}", path.display()))?,
+                None => io::stdout().lock().write_all(imported.text.as_bytes())?,
+            }
+            return Ok(ExitCode::from(u8::from(imported.changes_meaning())));
+        }
+        Command::Config(ConfigCommand::Show { plan: false, json }) => {
+            print(&Shown::of(&load_settings(cli, &root)?), *json)?;
+        }
+        Command::Config(ConfigCommand::Show { plan: true, .. }) => {
             let resolved = resolve::resolve(&read_settings(cli, &root)?, &root)?;
             warn(&resolved.warnings);
             writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&resolved.plan)?)?;
@@ -342,12 +399,21 @@ fn prepare_to_load(cli: &Cli, root: &Root) -> anyhow::Result<Prepared> {
     }
 }
 
-/// A file that is named is a file of this system; the usual one is looked for below the root.
-fn read_settings(cli: &Cli, root: &Root) -> anyhow::Result<Settings> {
+/// A file that is named is a file of this system; the usual ones are looked for below the root.
+fn load_settings(cli: &Cli, root: &Root) -> anyhow::Result<Loaded> {
     Ok(match &cli.config {
-        Some(file) => settings::load(file, file, true)?,
-        None => settings::load(&root.path(SETTINGS_PATH), Path::new(SETTINGS_PATH), false)?,
+        Some(file) => load::load_file(file)?,
+        None => load::load(root)?,
     })
+}
+
+/// The settings, with what will not be as it was written told.
+fn read_settings(cli: &Cli, root: &Root) -> anyhow::Result<Settings> {
+    let loaded = load_settings(cli, root)?;
+    for finding in loaded.warnings() {
+        eprintln!("vmcorectl: {finding}");
+    }
+    Ok(loaded.settings)
 }
 
 fn warn(warnings: &[String]) {

@@ -124,7 +124,7 @@ section links ip addr
 section bond cat /proc/net/bonding/bond0
 section explain vmcorectl target explain 10.9.9.9
 section explain-json vmcorectl target explain --json 10.9.9.9
-section plan vmcorectl config show
+section plan vmcorectl config show --plan
 "
     );
     let dir = bench.scratch("network-bond-vlan-bridge-peer")?;
