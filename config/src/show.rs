@@ -63,7 +63,8 @@ impl Shown {
 }
 
 fn rank(table: &str) -> usize {
-    const ORDER: [&str; 7] = ["", "target", "dump", "limits", "fence_kdump", "kernel", "image"];
+    const ORDER: [&str; 9] =
+        ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "kernel", "image"];
     let name = table.split(['[', '.']).next().unwrap_or_default();
     ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len())
 }
@@ -107,6 +108,11 @@ fn defaults(settings: &Settings) -> Vec<Setting> {
     ] {
         add("limits", key, value.to_string());
     }
+    add("hooks", "directory", quote(&default.hooks.directory));
+    add("hooks", "pre_decides", default.hooks.pre_decides.to_string());
+    add("hooks", "limit", default.hooks.limit.to_string());
+    add("watchdog", "feed", name(&default.watchdog.feed));
+    add("watchdog", "timeout", default.watchdog.timeout.to_string());
     all
 }
 

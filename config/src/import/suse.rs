@@ -92,6 +92,14 @@ pub(super) fn translate(mut from: Variables, out: &mut Translation<'_>) {
             target::hook(directive, &value, out);
         }
     }
+    for program in from.take("KDUMP_REQUIRED_PROGRAMS").iter().flat_map(Placed::words) {
+        if program.text.starts_with('/') {
+            out.written.add("image", "extra_bins", program.text, program.span);
+        } else {
+            let advice = "add its path to extra_bins of [image]";
+            out.warning(&program.span, format!("{} is named without its directory", program.text), advice);
+        }
+    }
     if let Some((true, value)) = from.flag("KDUMP_FADUMP") {
         out.warning(&value.span, "firmware-assisted dump is not supported yet", "");
     }
@@ -130,7 +138,6 @@ pub(super) fn translate(mut from: Variables, out: &mut Translation<'_>) {
                 "the line is made from the running kernel's; [kernel] append and remove change it",
             ),
             ("KEXEC_OPTIONS", "kexec_file_load is called, not kexec"),
-            ("KDUMP_REQUIRED_PROGRAMS", "no programs but the collector's are in the crash image"),
             ("KDUMP_SMTP_SERVER", "a unit that runs after boot can mail"),
             ("KDUMP_NOTIFICATION_TO", "a unit that runs after boot can mail"),
             ("KDUMP_DUMPDEV", "name it with `device` in [[target]]"),

@@ -68,7 +68,6 @@ struct Seen {
     fence_nodes: Option<Placed>,
     failure: Option<Placed>,
     bins: Vec<Placed>,
-    hooks: bool,
     rebuild: bool,
 }
 
@@ -168,7 +167,6 @@ fn directive(name: &str, line: &Line, seen: &mut Seen, out: &mut Translation<'_>
         "options" => module_options(value, out),
         "extra_bins" => seen.bins.extend(value.words()),
         "kdump_pre" | "kdump_post" | "kdump_emergency" => {
-            seen.hooks = true;
             target::hook(name, value, out);
         }
         "disk_timeout" if number(name, value, out) => {
@@ -337,5 +335,5 @@ fn finish(seen: Seen, out: &mut Translation<'_>) {
         collector::line(line, out);
     }
     fence::lines(seen.fence_nodes.as_ref(), seen.fence_args.as_ref(), out);
-    target::bins(&seen.bins, seen.hooks, out);
+    target::bins(seen.bins, out);
 }

@@ -102,18 +102,34 @@ pub fn finish_ssh(ssh: &Ssh, out: &mut Translation<'_>) {
 
 /// A program to run before or after the dump.
 pub fn hook(name: &str, value: &Placed, out: &mut Translation<'_>) {
-    out.error(&value.span, format!("`{name}` is not supported yet"), "comment it out to dump without it");
+    let key = match name {
+        "kdump_pre" => "pre",
+        "kdump_post" => "post",
+        _ => "emergency",
+    };
+    let words = value.words();
+    if let Some(argument) = words.get(1) {
+        let advice = "name a script that calls it with them";
+        out.error(&argument.span, "hooks are started without arguments of their own", advice);
+    }
+    for program in words.into_iter().take(1) {
+        out.written.add("hooks", key, program.text, program.span);
+    }
 }
 
-/// What to do when the dump failed, beyond ending the machine.
+/// What to do when the dump failed, beyond ending the machine: a shell, or the root file system.
 pub fn last_resort(value: &Placed, out: &mut Translation<'_>) {
-    let advice = "choose reboot, halt or poweroff";
-    out.error(&value.span, format!("the action `{}` is not supported yet", value.text), advice);
+    let action = if value.text == "shell" { "shell" } else { "dump_to_rootfs" };
+    if action != value.text {
+        let message = format!("`{}` mounted the root file system and went on booting", value.text);
+        out.warning(&value.span, message, "the dump goes to the root file system, and the machine restarts");
+    }
+    out.written.set("", "on_failure", action, value.span.clone());
 }
 
 /// Files for the image.
-pub fn bins(bins: &[Placed], hooks: bool, out: &mut Translation<'_>) {
-    if let (Some(first), false) = (bins.first(), hooks) {
-        out.remark(&first.span, "no hook needs these files: they are left out of the image", "");
+pub fn bins(bins: Vec<Placed>, out: &mut Translation<'_>) {
+    for file in bins {
+        out.written.add("image", "extra_bins", file.text, file.span);
     }
 }

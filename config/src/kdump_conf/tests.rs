@@ -84,6 +84,16 @@ fn directives_are_settings() {
         ),
         ("default halt", "on_failure = \"halt\"\n"),
         (
+            "failure_action shell\nextra_bins /bin/x /bin/y",
+            "on_failure = \"shell\"\n[image]\nextra_bins = [\"/bin/x\", \"/bin/y\"]\n",
+        ),
+        ("failure_action dump_to_rootfs", "on_failure = \"dump_to_rootfs\"\n"),
+        ("default mount_root_run_init", "on_failure = \"dump_to_rootfs\"\n"),
+        (
+            "kdump_pre /a\nkdump_post /b\nkdump_emergency /c",
+            "[hooks]\npre = [\"/a\"]\npost = [\"/b\"]\nemergency = [\"/c\"]\n",
+        ),
+        (
             "extra_modules gfs2 dm_mod\nblacklist nouveau\nblacklist i915",
             "[image]\nextra_modules = [\"gfs2\", \"dm_mod\"]\nomit_modules = [\"nouveau\", \"i915\"]\n",
         ),
@@ -109,7 +119,7 @@ fn directives_are_settings() {
             "[[target]]\ndevice = \"/dev/sda1\"\nfilesystem = \"xfs\"\n[image]\nomit_modules = [\"c\"]\n",
         ),
         ("auto_reset_crashkernel yes\nforce_rebuild 1\nforce_no_rebuild 0\noverride_resettable 1", ""),
-        ("fence_kdump_args -p 1\nextra_bins /bin/x", ""),
+        ("fence_kdump_args -p 1", ""),
     ] {
         let (read, _) = read(conf);
         assert_eq!(read.unwrap_or_else(|e| panic!("{conf}\n{e}")), toml(same), "{conf}");
@@ -151,6 +161,8 @@ fn mistakes_are_shown_where_they_are() {
         ("fence_kdump_nodes a\nfence_kdump_args -p x", "2:21", "whole number"),
         ("fence_kdump_nodes a\nfence_kdump_args -p", "2:18", "has no value"),
         ("fence_kdump_nodes a/b", "1:19", "is no node"),
+        ("kdump_pre a", "1:11", "plain absolute path"),
+        ("kdump_post /a b", "1:15", "without arguments"),
         ("extra_modules a/b", "1:15", "not a module's name"),
     ] {
         let said = read(conf).0.expect_err(conf);

@@ -60,7 +60,8 @@ pub struct Written {
 }
 
 /// The order in which sections are written.
-const ORDER: [&str; 7] = ["", "target", "dump", "limits", "fence_kdump", "kernel", "image"];
+const ORDER: [&str; 9] =
+    ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "kernel", "image"];
 /// Those of which there are several.
 const SEVERAL: [&str; 2] = ["target", "dump"];
 
