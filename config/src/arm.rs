@@ -122,7 +122,8 @@ pub fn prepare(settings: &Settings, root: &Root) -> Result<Prepared, ArmError> {
         &image::Options { compression },
     )
     .map_err(ArmError::Image)?;
-    let facts = Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)?;
+    let ipv6 = resolved.plan.network.as_ref().is_some_and(|n| n.reach.iter().any(|r| r.address.is_ipv6()));
+    let facts = Facts { ipv6, ..Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)? };
     let cmdline = cmdline::build(&facts, &settings.kernel, &image.id);
     let need =
         need(resolved.kernel.init_size, u64::try_from(image.bytes.len()).unwrap_or(u64::MAX), image.unpacked);

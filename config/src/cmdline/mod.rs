@@ -22,6 +22,8 @@ pub struct Facts {
     pub virtual_machine: bool,
     /// Memory is encrypted by the CPU.
     pub encrypted: bool,
+    /// Something is reached by IPv6: not of the system, but of the plan.
+    pub ipv6: bool,
 }
 
 impl Facts {
@@ -51,6 +53,7 @@ impl Facts {
             reservation,
             virtual_machine,
             encrypted,
+            ipv6: false,
         })
     }
 }
@@ -291,6 +294,8 @@ mod tests {
         assert!(has(&unknown, "swiotlb=4096"), "where the reservation is not known nothing may rely on it");
         let encrypted = Facts { encrypted: true, ..base.clone() };
         assert!(has(&encrypted, "swiotlb=8192"));
+        assert!(has(&base, "ipv6.disable=1"));
+        assert!(!has(&Facts { ipv6: true, ..base.clone() }, "ipv6.disable=1"));
         let arm = Facts { machine: "aarch64".into(), ..base };
         assert!(!has(&arm, "mce=off") && has(&arm, "nr_cpus=1"));
     }

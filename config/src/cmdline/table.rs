@@ -36,6 +36,8 @@ pub enum When {
     LowMemory,
     /// Some crash memory lies above 4 GiB, or its place is not known; memory is not encrypted.
     HighMemory,
+    /// No target is reached by IPv6.
+    NoIpv6,
     /// Memory is encrypted (SME, SEV, TDX): devices reach only what is copied to shared memory.
     Encrypted,
 }
@@ -48,6 +50,7 @@ impl When {
         let low = !facts.reservation.is_empty() && facts.reservation.iter().all(|r| r.end <= DMA32);
         match self {
             Self::Always => true,
+            Self::NoIpv6 => !facts.ipv6,
             Self::BareMetal => !facts.virtual_machine,
             Self::LowMemory => low && !facts.encrypted,
             Self::HighMemory => !low && !facts.encrypted,
@@ -59,6 +62,7 @@ impl When {
     pub fn words(self) -> &'static str {
         match self {
             Self::Always => "always",
+            Self::NoIpv6 => "nothing is reached by IPv6",
             Self::BareMetal => "not a virtual machine",
             Self::LowMemory => "all crash memory below 4 GiB, not encrypted",
             Self::HighMemory => "crash memory above 4 GiB or unknown, not encrypted",
@@ -192,7 +196,7 @@ pub const ADDITIONS: &[Addition] = &[
         "before v6.6 tracefs makes dentries and inodes for every trace event at boot: 8.6 MB of 76 on Debian's 6.1",
     ),
     add("init_on_alloc=0", Arch::Any, When::Always, "zeroing each page twice costs time"),
-    add("ipv6.disable=1", Arch::Any, When::Always, "no network is used by a local target"),
+    add("ipv6.disable=1", Arch::Any, When::NoIpv6, "a protocol that no target is reached by"),
     add("audit=0", Arch::Any, When::Always, "nobody reads the records"),
     add(
         "cryptomgr.notests",
