@@ -14,7 +14,6 @@ use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
 use initramfs::{ModulePlan, ModuleRequest, Packed, plan_modules};
 use std::io;
-use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -189,13 +188,13 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
                 (Target::Local(to), Some(found.node))
             }
             Place::Share(settings) => {
-                let mut server = None;
+                let (mut server, mut scope) = (None, None);
                 if let Some(host) = share::server(settings) {
                     let way = way_to(&mut view, host, share::NFS_PORT, root)?;
                     recorded.add(&way);
-                    server = Some(way.address);
+                    (server, scope) = (Some(way.address), way.scope().map(str::to_owned));
                 }
-                let share = share::resolve(settings, server)?;
+                let share = share::resolve(settings, server, scope.as_deref())?;
                 filesystems.push(settings.kind.filesystem().to_owned());
                 extra.extend(share.modules.iter().map(|name| (*name).to_owned()));
                 warnings.extend(share.warnings);
@@ -204,11 +203,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
             Place::Ssh(settings) => {
                 let client = settings.client(root)?;
                 let way = way_to(&mut view, &client.hostname, client.port, root)?;
-                // An address that is good on one link only says which, by the name that the link gets again.
-                let reach = way.network.reach.iter().find(|reach| reach.address == way.address);
-                let link_local = matches!(way.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-                let scope = reach.map(|reach| reach.link.clone()).filter(|_| link_local);
-                let ssh = settings.resolve(index, &client, way.address, scope.as_deref(), root)?;
+                let ssh = settings.resolve(index, &client, way.address, way.scope(), root)?;
                 recorded.add(&way);
                 packed.merge(ssh.packed)?;
                 warnings.extend(ssh.warnings);

@@ -30,6 +30,16 @@ pub struct Way {
     pub warnings: Vec<String>,
 }
 
+impl Way {
+    /// The link of an address that is good on one link only, by the name that it gets again.
+    #[must_use]
+    pub fn scope(&self) -> Option<&str> {
+        let link_local = matches!(self.address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let reach = self.network.reach.iter().find(|reach| reach.address == self.address);
+        reach.map(|reach| reach.link.as_str()).filter(|_| link_local)
+    }
+}
+
 /// A link, for people.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct LinkShown {

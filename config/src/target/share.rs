@@ -80,10 +80,16 @@ pub fn server(settings: &ShareSettings) -> Option<&str> {
     (settings.kind == ShareKind::Nfs).then(|| parts(&settings.source).0)
 }
 
-/// Resolves the settings of a share, whose server has this address.
-pub fn resolve(settings: &ShareSettings, server: Option<IpAddr>) -> Result<Share, ShareError> {
+/// Resolves the settings of a share, whose server has this address; `scope` is the link of a link-local one.
+pub fn resolve(
+    settings: &ShareSettings,
+    server: Option<IpAddr>,
+    scope: Option<&str>,
+) -> Result<Share, ShareError> {
     match settings.kind {
-        ShareKind::Nfs => nfs(settings, server.ok_or_else(|| ShareError::Nowhere(settings.source.clone()))?),
+        ShareKind::Nfs => {
+            nfs(settings, server.ok_or_else(|| ShareError::Nowhere(settings.source.clone()))?, scope)
+        }
         ShareKind::Virtiofs => Ok(host_share(settings, "", &["virtio_pci"])),
         ShareKind::Plan9 => Ok(host_share(
             settings,
@@ -105,13 +111,13 @@ fn host_share(settings: &ShareSettings, default: &str, modules: &[&'static str])
     Share { target, modules: modules.to_vec(), warnings: Vec::new() }
 }
 
-fn nfs(settings: &ShareSettings, address: IpAddr) -> Result<Share, ShareError> {
+fn nfs(settings: &ShareSettings, address: IpAddr, scope: Option<&str>) -> Result<Share, ShareError> {
     let source = &settings.source;
     let (_, export) = parts(source);
-    let options = Options::parse(source, settings.options.as_deref().unwrap_or_default(), address)?;
+    let options = Options::parse(source, settings.options.as_deref().unwrap_or_default(), address, scope)?;
     let host = match address {
         IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
+        IpAddr::V6(_) => format!("[{}]", scoped(address, scope)),
     };
     let target = ShareTarget {
         kind: ShareKind::Nfs,
@@ -127,6 +133,14 @@ fn nfs(settings: &ShareSettings, address: IpAddr) -> Result<Share, ShareError> {
     })
 }
 
+/// The address as the kernel's NFS client takes it: `fe80::1%eth0`.
+fn scoped(address: IpAddr, scope: Option<&str>) -> String {
+    match scope {
+        Some(scope) => format!("{address}%{scope}"),
+        None => address.to_string(),
+    }
+}
+
 struct Options {
     text: String,
     version: String,
@@ -134,7 +148,7 @@ struct Options {
 }
 
 impl Options {
-    fn parse(source: &str, given: &str, address: IpAddr) -> Result<Self, ShareError> {
+    fn parse(source: &str, given: &str, address: IpAddr, scope: Option<&str>) -> Result<Self, ShareError> {
         let mut version = "4.2".to_owned();
         let mut kept = Vec::new();
         let mut warnings = Vec::new();
@@ -167,14 +181,15 @@ impl Options {
                 _ => kept.push(option.to_owned()),
             }
         }
-        let mut text = format!("vers={version},{PATIENCE},addr={address}");
+        let server = scoped(address, scope);
+        let mut text = format!("vers={version},{PATIENCE},addr={server}");
         let transport = if address.is_ipv6() { "tcp6" } else { "tcp" };
         if !protocol {
             text.push_str(&format!(",proto={transport}"));
         }
         if version == "3" {
             // Nobody else writes there, and no lock daemon runs in a crash kernel.
-            text.push_str(&format!(",nolock,mountproto={transport},mountaddr={address}"));
+            text.push_str(&format!(",nolock,mountproto={transport},mountaddr={server}"));
         }
         for option in kept {
             text.push(',');
@@ -199,8 +214,9 @@ mod tests {
 
     fn resolved(source: &str, options: Option<&str>) -> Result<Share, ShareError> {
         let settings = settings(source, options);
-        let address = server(&settings).unwrap().parse().ok();
-        resolve(&settings, address)
+        let server = server(&settings).unwrap();
+        let (address, scope) = server.split_once('%').map_or((server, None), |(a, s)| (a, Some(s)));
+        resolve(&settings, address.parse().ok(), scope)
     }
 
     #[test]
@@ -223,6 +239,12 @@ mod tests {
                 Some("nfsvers=4,sec=krb5:sys"),
                 "[2001:db8::7]:/srv",
                 "vers=4.0,soft,timeo=50,retrans=2,addr=2001:db8::7,proto=tcp6,sec=sys",
+            ),
+            (
+                "[fe80::7%br7]:/srv",
+                Some("vers=3"),
+                "[fe80::7%br7]:/srv",
+                "vers=3,soft,timeo=50,retrans=2,addr=fe80::7%br7,proto=tcp6,nolock,mountproto=tcp6,mountaddr=fe80::7%br7",
             ),
         ] {
             let share = resolved(source, options).unwrap();
