@@ -1,7 +1,8 @@
 //! `vmcorectl target explain`: the ways, drawn.
 
 use super::{NetworkError, View, Way, record};
-use crate::settings::Settings;
+use crate::settings::{Place, Settings};
+use crate::target::share::{self, NFS_PORT};
 use collector::engine::chain;
 use initramfs::root::Root;
 use serde::Serialize;
@@ -30,13 +31,12 @@ pub struct Host {
 impl Explained {
     /// Finds the ways to `hosts`, or to those that the settings name.
     pub fn read(settings: &Settings, hosts: &[String], root: &Root) -> Result<Self, NetworkError> {
-        let named = settings.fence.iter().flat_map(|fence| fence.nodes.iter().map(|n| (n, fence.port)));
+        let mut found = Vec::new();
         let wanted: Vec<(String, u16)> = if hosts.is_empty() {
-            named.map(|(node, port)| (node.clone(), port)).collect()
+            named(settings, root, &mut found)
         } else {
             hosts.iter().map(|host| (host.clone(), 0)).collect()
         };
-        let mut found = Vec::new();
         if !wanted.is_empty() {
             let mut view = View::read()?;
             for (host, port) in wanted {
@@ -54,6 +54,34 @@ impl Explained {
     pub fn is_out_of_reach(&self) -> bool {
         self.hosts.iter().any(|h| h.ways.is_empty())
     }
+}
+
+/// Hosts and ports that the settings name: the targets in their order, then the nodes of the cluster. A target of which not
+/// even the host can be told is put into `found`.
+fn named(settings: &Settings, root: &Root, found: &mut Vec<Host>) -> Vec<(String, u16)> {
+    let mut wanted: Vec<(String, u16)> = Vec::new();
+    for target in &settings.targets {
+        match &target.place {
+            Place::Share(settings) => {
+                wanted.extend(share::server(settings).map(|server| (server.to_owned(), NFS_PORT)));
+            }
+            Place::Ssh(settings) => match settings.client(root) {
+                Ok(client) => wanted.push((client.hostname, client.port)),
+                Err(e) => {
+                    let host = settings.address.to_string();
+                    found.push(Host { host, ways: Vec::new(), error: Some(chain(&e)) });
+                }
+            },
+            Place::Local(_) => {}
+        }
+    }
+    let nodes = settings.fence.iter().flat_map(|fence| fence.nodes.iter().map(|n| (n.clone(), fence.port)));
+    for node in nodes {
+        if !wanted.contains(&node) {
+            wanted.push(node);
+        }
+    }
+    wanted
 }
 
 impl fmt::Display for Explained {
