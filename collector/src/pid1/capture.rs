@@ -151,7 +151,6 @@ fn dump_all(job: &Job<'_>, mut engine: Engine<'_>, store: &dyn Store) -> Result<
             failure.get_or_insert(why);
             continue;
         }
-        out.tell(&Report::Dumping(index));
         let mut spec = spec.clone();
         if let Some(level) = job.rung.level.filter(|_| spec.format != Format::Raw) {
             spec.level = level;
@@ -159,6 +158,7 @@ fn dump_all(job: &Job<'_>, mut engine: Engine<'_>, store: &dyn Store) -> Result<
         if !store.seekable() {
             spec.file.push_str(FLAT);
         }
+        out.tell(&Report::Dumping { index, file: spec.file.clone(), level: spec.level });
         lower_to_fit(&mut engine, &mut spec, store, out);
         let (mut report, mut error) = dump_one(&mut engine, &spec, store, out);
         if error.as_ref().is_some_and(|(.., last)| *last) && can_be_less(&spec) && is_out_of_room(&engine) {

@@ -37,7 +37,14 @@ pub enum Report {
     /// The kernel log is durable.
     LogSaved,
     /// The n-th dump of the plan is being written.
-    Dumping(usize),
+    Dumping {
+        /// Its place among the dumps, from 0.
+        index: usize,
+        /// Its name, without what says that it is unfinished.
+        file: String,
+        /// Its level on this target.
+        level: u8,
+    },
     /// A long step has come further.
     Progress(Step),
     /// What became of a dump.

@@ -18,6 +18,14 @@ pub const INCOMPLETE: &str = "-incomplete";
 /// How many problems are kept.
 const PROBLEMS: usize = 64;
 
+/// The dump that is being written.
+#[derive(Debug)]
+struct Dumping {
+    index: usize,
+    file: String,
+    level: u8,
+}
+
 /// What is known of a capture.
 #[derive(Debug, Default)]
 pub struct Story {
@@ -30,7 +38,7 @@ pub struct Story {
     pub directory: Option<String>,
     kernel: CrashedKernel,
     log_saved: bool,
-    dumping: Option<usize>,
+    dumping: Option<Dumping>,
     dumping_bytes: u64,
     dumps: Vec<DumpReport>,
     problems: Vec<Problem>,
@@ -112,7 +120,9 @@ impl Story {
             }
             Report::Kernel(kernel) => self.kernel = *kernel,
             Report::LogSaved => self.log_saved = true,
-            Report::Dumping(index) => (self.dumping, self.dumping_bytes) = (Some(index), 0),
+            Report::Dumping { index, file, level } => {
+                (self.dumping, self.dumping_bytes) = (Some(Dumping { index, file, level }), 0);
+            }
             Report::Progress(step) => {
                 self.dumping_bytes = self.dumping_bytes.max(step.bytes);
                 self.available_min_kib = match (self.available_min_kib, step.available_kib) {
@@ -202,12 +212,13 @@ impl Story {
     pub fn engine_ended(&mut self, ended: &Ended, plan: &Plan) {
         self.engine_peak_kib = ended.peak_kib;
         self.child_ended("the engine", ended);
-        if let Some(spec) = self.dumping.take().and_then(|index| plan.dumps.get(index)) {
+        let dumping = self.dumping.take();
+        if let Some((dumping, spec)) = dumping.and_then(|d| plan.dumps.get(d.index).map(|spec| (d, spec))) {
             self.dumps.push(DumpReport {
-                file: format!("{}{INCOMPLETE}", spec.file),
+                file: format!("{}{INCOMPLETE}", dumping.file),
                 format: spec.format,
-                level: spec.level,
-                level_applied: spec.level,
+                level: dumping.level,
+                level_applied: dumping.level,
                 compression: spec.compression,
                 bytes: self.dumping_bytes,
                 pages: crate::filter::Account::default(),
@@ -329,6 +340,10 @@ mod tests {
         Report::Progress(step)
     }
 
+    fn dumping(index: usize) -> Report {
+        Report::Dumping { index, file: "vmcore".to_owned(), level: 31 }
+    }
+
     fn told(reports: &[Report]) -> Story {
         let mut story = Story::default();
         for report in reports {
@@ -348,27 +363,12 @@ mod tests {
         for (name, reports, end, outcome) in [
             ("died at once", vec![], killed(), Outcome::Nothing),
             ("only the log", vec![Report::LogSaved], killed(), Outcome::DmesgOnly),
-            ("died before a byte", vec![Report::LogSaved, Report::Dumping(0)], killed(), Outcome::DmesgOnly),
-            (
-                "died in the dump",
-                vec![Report::LogSaved, Report::Dumping(0), progress(9)],
-                killed(),
-                Outcome::Partial,
-            ),
-            ("full", vec![Report::LogSaved, Report::Dumping(0), part(50)], failed(), Outcome::Partial),
-            (
-                "full at once",
-                vec![Report::LogSaved, Report::Dumping(0), part(0)],
-                failed(),
-                Outcome::DmesgOnly,
-            ),
-            ("no log, half a dump", vec![Report::Dumping(0), progress(9)], killed(), Outcome::Partial),
-            (
-                "one of two",
-                vec![whole("vmcore"), Report::Dumping(1), progress(9)],
-                killed(),
-                Outcome::Partial,
-            ),
+            ("died before a byte", vec![Report::LogSaved, dumping(0)], killed(), Outcome::DmesgOnly),
+            ("died in the dump", vec![Report::LogSaved, dumping(0), progress(9)], killed(), Outcome::Partial),
+            ("full", vec![Report::LogSaved, dumping(0), part(50)], failed(), Outcome::Partial),
+            ("full at once", vec![Report::LogSaved, dumping(0), part(0)], failed(), Outcome::DmesgOnly),
+            ("no log, half a dump", vec![dumping(0), progress(9)], killed(), Outcome::Partial),
+            ("one of two", vec![whole("vmcore"), dumping(1), progress(9)], killed(), Outcome::Partial),
             ("one of two, and no more", vec![whole("vmcore")], done(), Outcome::Partial),
             ("both", vec![Report::LogSaved, whole("vmcore"), whole("vmcore.raw")], done(), Outcome::Complete),
             ("both, without the log", vec![whole("vmcore"), whole("vmcore.raw")], done(), Outcome::Complete),
@@ -391,7 +391,7 @@ mod tests {
             Report::Begin(Stage::Dmesg),
             Report::End(None),
             Report::Begin(Stage::Dump),
-            Report::Dumping(0),
+            dumping(0),
             progress(4096),
             progress(2048),
         ]);
@@ -408,6 +408,16 @@ mod tests {
         assert_eq!(manifest.engine_peak_kib, Some(1234));
         assert_eq!(manifest.mem_available_min_kib, Some(2048));
         assert_eq!((manifest.outcome, story.failure()), (Outcome::Partial, Some(why)));
+    }
+
+    #[test]
+    fn a_killed_engine_s_dump_has_the_name_and_the_level_that_it_had_there() {
+        let begun = Report::Dumping { index: 0, file: "vmcore.flat".to_owned(), level: 17 };
+        let mut story = told(&[Report::LogSaved, begun, progress(4096)]);
+        let plan = plan(&["vmcore"]);
+        story.engine_ended(&ended(Ending::Signal(9)), &plan);
+        let dump = story.manifest(&plan, None, None).dumps.remove(0);
+        assert_eq!((dump.file.as_str(), dump.level), ("vmcore.flat-incomplete", 17));
     }
 
     #[test]
