@@ -93,7 +93,7 @@ pub struct Rung {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RungLimits {
-    /// To reach it: for its device to appear, and again for its mount or connection.
+    /// To reach it: for its device to appear, or for each step of the network; and again for its mount or connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reach: Option<u64>,
     /// Without progress.

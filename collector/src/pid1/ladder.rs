@@ -83,6 +83,7 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
             None => reach(plan, index, rung, device_limit(plan, rung), &mut story)
                 .map(|access| Reached { access, directory: None }),
         };
+        let mut gone = false;
         if let Some(Reached { access, directory }) = &known {
             let mut directory = directory.clone();
             if std::mem::take(&mut hooks_are_due) {
@@ -92,13 +93,18 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
             if !refused {
                 run_engine(plan, rung, access, directory.as_deref(), &mut story);
             }
-            run_finish(plan, access, &mut story);
-            held.push(access.clone());
+            let finished = run_finish(plan, access, &mut story);
+            gone = !finished && matches!(rung.to, Target::Share(_));
+            if gone {
+                abandon(&rung.to, access);
+            } else {
+                held.push(access.clone());
+            }
         }
         let outcome = story.outcome_on_disk(plan);
         let directory = if outcome == Outcome::Nothing { None } else { story.directory.clone() };
         let record = TargetRecord { directory: directory.clone(), ..story.record(outcome) };
-        let access = known.map(|known| known.access);
+        let access = known.filter(|_| !gone).map(|known| known.access);
         let result = (outcome, access, directory, std::mem::replace(&mut story, before));
         story.remember(record);
         if best.as_ref().is_none_or(|(o, ..)| outcome > *o) {
@@ -167,6 +173,25 @@ pub fn release(plan: &Plan, held: &[Access]) {
     }
 }
 
+/// How long a share that does not answer is let go of.
+const ABANDON: Duration = Duration::from_secs(10);
+
+/// Lets go of a share that does not answer any more: what was to be written there, and will never be, would take the memory that
+/// the next target needs.
+fn abandon(target: &Target, access: &Access) {
+    log::warn!("target: {target} is given up");
+    let bounds = Bounds { total: ABANDON, stall: Duration::MAX, badness: 0 };
+    let mut hear = |report: Report| {
+        if let Report::Failed(why) = report {
+            log::warn!("{why}");
+        }
+    };
+    let ended = child::run(bounds, &mut hear, |_| access.abandon().map_err(|e| chain(&e)));
+    if !matches!(ended.ending, Ending::Done | Ending::Failed) {
+        log::warn!("giving up the target {}", ended.ending);
+    }
+}
+
 /// Gives a local disk the log, whoever gets the dump.
 fn spread_log(plan: &Plan, index: usize, rung: &Rung, mut story: Story) -> Option<Reached> {
     story.climbs(&rung.to);
@@ -195,7 +220,7 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
         Target::Share(target) => {
             if let Some(server) = target.server {
                 story.end(None);
-                if !network::bring_up(plan, server, story) {
+                if !network::bring_up(plan, server, rung.limits.reach, story) {
                     return None;
                 }
                 story.begin(Stage::Devices);
@@ -209,7 +234,7 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
 /// Connects to a server and waits until it has let us in.
 fn connect(plan: &Plan, rung: &Rung, target: &SshTarget, story: &mut Story) -> Option<Access> {
     story.end(None);
-    if !network::bring_up(plan, target.address, story) {
+    if !network::bring_up(plan, target.address, rung.limits.reach, story) {
         return None;
     }
     story.begin(Stage::Devices);
@@ -326,7 +351,8 @@ fn run_engine(plan: &Plan, rung: &Rung, access: &Access, directory: Option<&str>
     story.engine_ended(&ended, plan);
 }
 
-fn run_finish(plan: &Plan, access: &Access, story: &mut Story) {
+/// False when it did not come to its end.
+fn run_finish(plan: &Plan, access: &Access, story: &mut Story) -> bool {
     story.begin(Stage::Finish);
     let bounds = Bounds { total: secs(plan.limits.finish), stall: Duration::MAX, badness: 0 };
     let manifest = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
@@ -337,4 +363,5 @@ fn run_finish(plan: &Plan, access: &Access, story: &mut Story) {
     });
     renew_after(access, &ended);
     story.child_ended("finishing", &ended);
+    ended.ending == Ending::Done
 }

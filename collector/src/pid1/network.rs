@@ -16,10 +16,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Makes all that leads to `target` and waits until its next hop answers. False: the story says why not. Another target may
-/// have made some of it before.
-pub fn bring_up(plan: &Plan, target: IpAddr, story: &mut Story) -> bool {
-    let none = Network::default();
-    let network = plan.network.as_ref().unwrap_or(&none);
+/// have made some of it before. `patience` is what each step may take at most, seconds, where the target has a limit of its own.
+pub fn bring_up(plan: &Plan, target: IpAddr, patience: Option<u64>, story: &mut Story) -> bool {
+    let network = &limited(plan.network.clone().unwrap_or_default(), patience);
     story.begin(Stage::Network);
     let total = secs(network.limits.total).saturating_add(MARGIN);
     let bounds = Bounds { total, stall: Duration::MAX, badness: 0 };
@@ -39,6 +38,17 @@ pub fn bring_up(plan: &Plan, target: IpAddr, story: &mut Story) -> bool {
     }
     story.target_failed(Code::NETWORK_FAILED, "the network", &ended);
     false
+}
+
+/// The network with no step allowed more than `patience`.
+fn limited(mut network: Network, patience: Option<u64>) -> Network {
+    if let Some(patience) = patience {
+        let limits = &mut network.limits;
+        for limit in [&mut limits.appear, &mut limits.carrier, &mut limits.reach, &mut limits.lease] {
+            *limit = patience.min(*limit);
+        }
+    }
+    network
 }
 
 fn log_reached(reached: &net::Reached) {
@@ -90,10 +100,20 @@ mod tests {
     use crate::pid1::testing;
 
     #[test]
+    fn a_target_s_own_limit_shortens_every_step() {
+        let usual = Network::default();
+        assert_eq!(limited(usual.clone(), None), usual);
+        let short = limited(usual.clone(), Some(3)).limits;
+        assert_eq!((short.appear, short.carrier, short.reach, short.lease), (3, 3, 3, 3));
+        assert_eq!(short.total, usual.limits.total);
+        assert_eq!(limited(usual.clone(), Some(1000)), usual);
+    }
+
+    #[test]
     fn without_a_way_the_story_says_so() {
         let mut story = Story::default();
         let plan = testing::plan(&["vmcore"]);
-        assert!(!bring_up(&plan, IpAddr::from([10, 0, 0, 9]), &mut story));
+        assert!(!bring_up(&plan, IpAddr::from([10, 0, 0, 9]), Some(5), &mut story));
         let manifest = story.manifest(&plan, None, None);
         let problem = manifest.problems.iter().find(|p| p.code == Code::NETWORK_FAILED).unwrap();
         assert!(problem.message.contains("no way to 10.0.0.9"), "{problem:?}");

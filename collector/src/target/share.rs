@@ -3,7 +3,7 @@
 use super::TargetError;
 use crate::plan::share::{ShareKind, ShareTarget};
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::io;
 use std::path::Path;
 
@@ -33,4 +33,13 @@ pub fn mount_at(target: &ShareTarget, point: &Path) -> Result<(), TargetError> {
         };
         TargetError::new("mount", target.to_string(), io::Error::other(format!("{why} ({})", e.desc())))
     })
+}
+
+/// Takes a share away whose server does not answer. What waits for the server is told that there is none, and what was to be
+/// written is dropped; whoever still has a file open keeps that, and nothing else.
+pub fn abandon(point: &Path) -> Result<(), TargetError> {
+    match umount2(point, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Err(e) => Err(TargetError::new("give up", point.display().to_string(), e)),
+    }
 }

@@ -133,6 +133,16 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Lets go of it although it does not answer: what is not durable is lost.
+    pub fn abandon(&self) -> Result<(), TargetError> {
+        match self {
+            Self::Mounted { root, .. } => super::share::abandon(root),
+            Self::Remote(_) => Ok(()),
+        }
+    }
+}
+
 /// Writes a sink from front to back.
 pub struct InOrder<'s> {
     sink: &'s dyn DumpSink,
