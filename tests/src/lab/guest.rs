@@ -46,6 +46,10 @@ const GUEST_MODULES: &[&str] = &[
     "9p",
     "9pnet_virtio",
     "virtiofs",
+    "nfs",
+    "nfsv3",
+    "nfsv4",
+    "nfsd",
 ];
 
 /// Those that a guest's init loads, in this order.

@@ -45,6 +45,20 @@ impl Machine<'_> {
         }
     }
 
+    /// Waits until a line after the first that contains `after` contains `what`.
+    pub fn wait_for_after(&self, after: &str, what: &str) -> Result<()> {
+        self.wait_for(after)?;
+        loop {
+            let over = self.console.is_over();
+            if self.console.so_far().after(after).iter().skip(1).any(|l| l.text.contains(what)) {
+                return Ok(());
+            }
+            ensure!(!over, "the guest ended without {what:?} after {after:?}");
+            ensure!(Instant::now() < self.deadline, "no {what:?} after {after:?} in time");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// What the console has said so far.
     pub fn console(&self) -> Console {
         self.console.so_far()

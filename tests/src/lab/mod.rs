@@ -15,6 +15,7 @@ pub mod guest;
 pub mod kernel;
 pub mod machine;
 pub mod measured;
+pub mod nfs;
 pub mod oracle;
 pub mod programs;
 pub mod qemu_dump;

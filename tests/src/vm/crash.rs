@@ -4,7 +4,7 @@ use super::runner::Bench;
 use crate::lab::disk::{Contents, Disk};
 use crate::lab::guest::{Guest, Paging};
 use crate::lab::kernel::{Kernel, Series};
-use crate::lab::machine::Run;
+use crate::lab::machine::{Machine, Run};
 use anyhow::{Context, Result, ensure};
 use collector::manifest::{Manifest, Outcome};
 use std::fs;
@@ -89,6 +89,15 @@ impl<'a> Crash<'a> {
 
     /// Runs it. Fails when the guest could not be armed, did not crash, or did not end by itself.
     pub fn run(&self, bench: &Bench<'_>) -> Result<Crashed> {
+        self.run_during(bench, |_| Ok(()))
+    }
+
+    /// [`Self::run`], with something to do meanwhile.
+    pub fn run_during(
+        &self,
+        bench: &Bench<'_>,
+        during: impl FnOnce(&Machine<'_>) -> Result<()>,
+    ) -> Result<Crashed> {
         let dir = bench.scratch(&self.name)?;
         let disk = Disk::create(&dir.join("disk.img"), self.disk.0, self.disk.1)?;
         // What a program has just written is still in the terminal's buffer, which a panic throws away: hence the pause.
@@ -122,7 +131,7 @@ echo c > /proc/sysrq-trigger",
             limit: self.limit,
         };
         let log = dir.join("console.log");
-        let run = bench.lab.run(&guest, &log)?;
+        let run = bench.lab.run_during(&guest, &log, during)?;
         let crashed = Crashed { run, disk, dir, log };
         for section in ["arm", "status"] {
             let (said, status) = crashed.run.console.section(section).with_context(|| {

@@ -7,6 +7,8 @@ pub mod differential;
 pub mod fault;
 pub mod foreign;
 pub mod network;
+pub mod network_faults;
+pub mod nfs;
 pub mod qemu_dumps;
 pub mod redact;
 pub mod runner;
@@ -49,6 +51,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "target-absent", run: fault::target_absent },
     Scenario { name: "target-full", run: fault::target_full },
     Scenario { name: "network-bond-vlan-bridge", run: network::bond_vlan_bridge },
+    Scenario { name: "nfs-v4", run: nfs::v4 },
+    Scenario { name: "nfs-v3", run: nfs::v3 },
     Scenario { name: "target-small", run: fault::target_small },
     Scenario { name: "ladder", run: fault::ladder },
     Scenario { name: "ssh", run: ssh::sftp },

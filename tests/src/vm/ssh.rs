@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Where QEMU's own router shows the loopback device of the host.
-const HOST: &str = "10.0.2.2";
+pub const HOST: &str = "10.0.2.2";
 
 /// The client and its libraries, for the guest's root.
-fn client() -> Result<Vec<(PathBuf, String)>> {
+pub fn client() -> Result<Vec<(PathBuf, String)>> {
     let program = find("ssh").context("no ssh (apt install openssh-client)")?;
     let said = output(Command::new("ldd").arg(&program))?;
     let libraries = said.split_whitespace().filter(|word| word.starts_with('/'));

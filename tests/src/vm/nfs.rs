@@ -1,0 +1,86 @@
+//! Dumps to the Linux NFS server in another guest.
+
+use super::crash::{Crash, Crashed, Dump};
+use super::runner::Bench;
+use crate::lab::kernel::Series;
+use crate::lab::machine::Machine;
+use crate::lab::nfs::{self, ADDRESS, DUMPS, LINK_LOCAL, Order, Served};
+use anyhow::{Context, Result, bail, ensure};
+use collector::manifest::Outcome;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+
+/// Brings a NIC up: its name, and its address, if any.
+pub const UP: &str = "
+modprobe virtio_net
+up() {
+  n=0; while [ ! -d /sys/class/net/$1 ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
+  ip link set $1 up; [ -z \"$2\" ] || ip addr add $2/24 dev $1
+}
+ip link set lo up
+";
+
+/// Crashes a guest while a server runs on the other end of its cable, and takes what it needs of `during` for that.
+pub fn with_server(
+    bench: &Bench<'_>,
+    crash: &mut Crash<'_>,
+    during: impl FnOnce(&Machine<'_>, &Sender<Order>) -> Result<()>,
+) -> Result<(Crashed, Served)> {
+    let sockets = tempfile::tempdir()?;
+    let dir = bench.scratch(&format!("{}-server", crash.name))?;
+    crash.devices.extend(nfs::cable(sockets.path(), 'a'));
+    let kernel = bench.kernel(Series::V6_1)?;
+    let (orders, listen) = channel();
+    let (crashed, served) = std::thread::scope(|scope| {
+        let cable = nfs::cable(sockets.path(), 'b');
+        let server = scope.spawn(|| {
+            let listen = listen;
+            nfs::serve(&bench.lab, kernel, &dir, cable, &listen)
+        });
+        let crashed = crash.run_during(bench, |machine| during(machine, &orders));
+        drop(orders);
+        (crashed, server.join().unwrap_or_else(|_| bail!("the server's thread died")))
+    });
+    let served =
+        served.with_context(|| format!("the NFS server; its clients say {:?}", crashed.as_ref().err()))?;
+    Ok((crashed?, served))
+}
+
+/// A crash whose only target is on the server, and the dump as the server has it.
+fn dump(bench: &Bench<'_>, name: &str, server: &str, options: &str) -> Result<()> {
+    let mut crash = Crash::new(bench, name, Series::V6_1)?;
+    crash.reservation = 160;
+    crash.limit = std::time::Duration::from_secs(400);
+    crash.before = format!("{UP}up eth0 10.8.0.2\nsleep 2\nsection explain vmcorectl target explain");
+    crash.settings =
+        format!("[[target]]\nnfs = \"{server}:{DUMPS}\"\npath = \"/crash\"\noptions = \"{options}\"\n");
+    let (crashed, served) = with_server(bench, &mut crash, |_, _| Ok(()))?;
+    let console = crashed.crash_console();
+    let (explained, status) = crashed.run.console.section("explain").context("no explanation")?;
+    ensure!(status == 0 && explained.contains("eth0: NIC 52:54:00:00:0a:00"), "{explained}");
+    let files = served.files(DUMPS, &crashed.dir.join("server"))?.join("crash");
+    let dump = Dump::in_directory(&files).with_context(|| format!("console:\n{console}"))?;
+    dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
+    let told = &dump.manifest.targets;
+    ensure!(told.len() == 1 && told[0].failure.is_none() && told[0].target.contains(server), "{told:#?}");
+    verify(bench, &dump.dir)
+}
+
+/// The dump is whole and opens.
+pub fn verify(bench: &Bench<'_>, dir: &Path) -> Result<()> {
+    let vmcore = dir.join("vmcore");
+    collector::input::Input::open(&[vmcore.clone()])?;
+    let stack = bench.drgn()?.crashed_stack(&vmcore, bench.vmlinux(Series::V6_1)?)?;
+    ensure!(stack.contains("sysrq_handle_crash"), "drgn's stack:\n{stack}");
+    Ok(())
+}
+
+/// By version 4.2, at a link-local address, whose link mount(2) has to be told.
+pub fn v4(bench: &Bench<'_>) -> Result<()> {
+    dump(bench, "nfs-v4", &format!("[{LINK_LOCAL}%eth0]"), "hard")
+}
+
+/// By version 3, which asks the server's port mapper and its mount daemon first.
+pub fn v3(bench: &Bench<'_>) -> Result<()> {
+    dump(bench, "nfs-v3", ADDRESS, "vers=3")
+}
