@@ -120,6 +120,8 @@ pub enum Target {
     Share(ShareTarget),
     /// A directory on an SSH server.
     Ssh(SshTarget),
+    /// A partition without a file system.
+    Raw(RawTarget),
 }
 
 impl Target {
@@ -127,7 +129,7 @@ impl Target {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Local(_) => true,
+            Self::Local(_) | Self::Raw(_) => true,
             Self::Share(_) | Self::Ssh(_) => false,
         }
     }
@@ -139,6 +141,7 @@ impl std::fmt::Display for Target {
             Self::Local(local) => write!(f, "{} {}", local.device, local.directory),
             Self::Share(share) => share.fmt(f),
             Self::Ssh(ssh) => ssh.fmt(f),
+            Self::Raw(raw) => write!(f, "{} (raw)", raw.device),
         }
     }
 }
@@ -156,6 +159,14 @@ pub struct LocalTarget {
     pub options: String,
     /// Directory below the *root of that file system*, absolute: `/var/crash`, `/`.
     pub directory: String,
+}
+
+/// A partition that `vmcorectl target prepare` has prepared for dumps without a file system: see [`crate::target::raw`].
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTarget {
+    /// The device, by an identity that survives a reboot. `UUID=` is that of its label.
+    pub device: DeviceId,
 }
 
 /// How a block device is found again. Written `UUID=…`, `PARTUUID=…`, `LABEL=…`, or a path.

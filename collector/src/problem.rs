@@ -77,6 +77,16 @@ codes! {
     SSH_NOT_DURABLE = 537,
     /// The SSH client could not be started.
     SSH_CLIENT = 538,
+    /// The partition for raw dumps was not prepared, or by another version; it is not written.
+    RAW_NOT_PREPARED = 551,
+    /// The partition for raw dumps holds something else; it is not written.
+    RAW_FOREIGN = 552,
+    /// The label or the directory of a raw partition is damaged, or chunks of a dump on it are.
+    RAW_DAMAGED = 553,
+    /// The partition for raw dumps is in use.
+    RAW_BUSY = 554,
+    /// The partition for raw dumps still holds a dump that nobody has recovered; it is kept.
+    RAW_NOT_RECOVERED = 555,
     /// A hook failed, could not be started, or was killed at its deadline.
     HOOK_FAILED = 561,
     /// A pre hook says that no dump is wanted: only the log was saved.

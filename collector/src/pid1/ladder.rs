@@ -13,8 +13,9 @@ use crate::engine::chain;
 use crate::fault;
 use crate::manifest::{Outcome, Stage, TargetRecord};
 use crate::plan::ssh::SshTarget;
-use crate::plan::{LocalTarget, Plan, Rung, Target};
+use crate::plan::{DeviceId, Plan, Rung, Target};
 use crate::problem::{Code, Problem};
+use crate::target::raw::Partition;
 use crate::target::remote::Remote;
 use crate::target::ssh::Patience;
 use crate::target::store::Access;
@@ -212,11 +213,15 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
     let (point, from, directory) = (root.clone(), rung.to.to_string(), directory_of(&rung.to));
     match &rung.to {
         Target::Local(target) => {
-            let node = find(target, device, story)?;
+            let node = find(&target.device, device, story)?;
             let shown = node.display().to_string();
             run_mount(mount, shown, story, move || local::mount_at(target, &node, &point))?;
         }
         Target::Ssh(target) => return connect(plan, rung, target, story),
+        Target::Raw(target) => {
+            let node = find(&target.device, device, story)?;
+            return look_at(mount, node, story);
+        }
         Target::Share(target) => {
             if let Some(server) = target.server {
                 story.end(None);
@@ -229,6 +234,26 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
         }
     }
     Some(Access::Mounted { root, directory })
+}
+
+/// Looks whether the partition is one that may be written, which nobody knows but its own first bytes.
+fn look_at(limit: u64, node: PathBuf, story: &mut Story) -> Option<Access> {
+    let bounds = Bounds { total: secs(limit), stall: Duration::MAX, badness: 0 };
+    let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
+        out.tell(&Report::Doing(format!("looking at {}", node.display())));
+        let partition = Partition::open(&node, true).map_err(|e| {
+            out.problem(&Problem { code: e.code(), message: chain(&e), times: 1 });
+            chain(&e)
+        })?;
+        log::info!(
+            "target: {} is prepared for raw dumps, {} MiB are free",
+            node.display(),
+            partition.free() >> 20
+        );
+        Ok(())
+    });
+    story.child_ended("looking at the target", &ended);
+    (ended.ending == Ending::Done).then_some(Access::Raw(node))
 }
 
 /// Connects to a server and waits until it has let us in.
@@ -289,11 +314,12 @@ fn directory_of(target: &Target) -> String {
         Target::Local(target) => target.directory.clone(),
         Target::Share(target) => target.directory.clone(),
         Target::Ssh(target) => target.directory.clone(),
+        Target::Raw(_) => "/".to_owned(),
     }
 }
 
 /// Waits for the device.
-fn find(target: &LocalTarget, limit: u64, story: &mut Story) -> Option<PathBuf> {
+fn find(device: &DeviceId, limit: u64, story: &mut Story) -> Option<PathBuf> {
     let limit = secs(limit);
     let bounds = Bounds { total: limit.saturating_add(MARGIN), stall: Duration::MAX, badness: 0 };
     let mut node = None;
@@ -302,9 +328,9 @@ fn find(target: &LocalTarget, limit: u64, story: &mut Story) -> Option<PathBuf> 
         other => story.hear(other),
     };
     let ended = child::run(bounds, &mut hear, |out| {
-        out.tell(&Report::Doing(format!("waiting for {}", target.device)));
+        out.tell(&Report::Doing(format!("waiting for {device}")));
         fault::devices();
-        let node = local::wait_for(&target.device, limit).map_err(|e| chain(&e))?;
+        let node = local::wait_for(device, limit).map_err(|e| chain(&e))?;
         out.tell(&Report::Device(node.display().to_string()));
         Ok(())
     });

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Identity {
     /// File system type (`ext4`, `xfs`, `vfat`, …), or `swap`, `crypto_LUKS`, `LVM2_member`,
-    /// `linux_raid_member`.
+    /// `linux_raid_member`, or [`super::raw::FILESYSTEM`].
     pub filesystem: Option<String>,
     /// UUID as `blkid` prints it.
     pub uuid: Option<String>,

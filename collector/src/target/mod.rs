@@ -1,12 +1,15 @@
 //! Where bytes go: finding the target again, mounting it, and writing to it safely.
 
+mod blocks;
 pub mod directory;
 pub mod file;
 pub mod identity;
 pub mod local;
 mod partition;
+pub mod raw;
 pub mod remote;
 pub mod share;
+pub mod signature;
 pub mod ssh;
 pub mod store;
 mod superblock;

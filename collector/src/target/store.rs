@@ -6,6 +6,7 @@
 use super::TargetError;
 use super::directory::DumpDirectory;
 use super::file::FileSink;
+use super::raw::RawDump;
 use super::remote::Remote;
 use crate::addr::FileOffset;
 use crate::format::DumpSink;
@@ -104,6 +105,8 @@ pub enum Access {
     },
     /// A server.
     Remote(Rc<Remote>),
+    /// A partition that was prepared for raw dumps: its device node.
+    Raw(PathBuf),
 }
 
 impl Access {
@@ -112,6 +115,7 @@ impl Access {
         match self {
             Self::Mounted { root, directory } => Ok(Box::new(DumpDirectory::create(root, directory, name)?)),
             Self::Remote(remote) => Ok(Box::new(remote.create(name)?)),
+            Self::Raw(node) => Ok(Box::new(RawDump::create(node, name)?)),
         }
     }
 
@@ -120,6 +124,7 @@ impl Access {
         match self {
             Self::Mounted { root, .. } => Ok(Box::new(DumpDirectory::open(root, path)?)),
             Self::Remote(remote) => Ok(Box::new(remote.open_directory(path)?)),
+            Self::Raw(node) => Ok(Box::new(RawDump::open(node, path)?)),
         }
     }
 
@@ -128,7 +133,8 @@ impl Access {
         match self {
             Self::Mounted { root, .. } => super::local::unmount(root),
             // What was written is durable already, and PID 1 itself ends the client.
-            Self::Remote(_) => Ok(()),
+            // So is what is on a raw partition: each change of its directory is.
+            Self::Remote(_) | Self::Raw(_) => Ok(()),
         }
     }
 }

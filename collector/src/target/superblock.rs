@@ -5,6 +5,7 @@
 //! once.
 
 use super::identity::Identity;
+use super::raw;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -35,13 +36,21 @@ type Prober = fn(&Disk<'_>) -> Option<Identity>;
 
 /// In this order: what wraps a file system comes before it, for a RAID1 member with its superblock at the end
 /// looks like the file system itself, and writing to it would tear the mirror apart.
-const PROBERS: [Prober; 8] = [raid, luks, lvm, swap, ext, xfs, btrfs, vfat];
+const PROBERS: [Prober; 9] = [raid, luks, lvm, swap, ext, xfs, btrfs, vfat, raw_dumps];
 
 /// Says what `file` holds; an empty identity when that is nothing known.
 pub(super) fn recognise(file: &File) -> io::Result<Identity> {
     let size = (&mut &*file).seek(SeekFrom::End(0))?;
     let disk = Disk { file, size };
     Ok(PROBERS.iter().find_map(|probe| probe(&disk)).unwrap_or_default())
+}
+
+/// A partition that was prepared for raw dumps. After all others: what anybody has made of it since counts.
+fn raw_dumps(disk: &Disk<'_>) -> Option<Identity> {
+    match raw::Label::parse(&disk.read(0, raw::layout::LABEL_LEN)?) {
+        raw::Found::Label(label) => Some(identity(raw::FILESYSTEM, Some(label.uuid_text()), None)),
+        _ => None,
+    }
 }
 
 /// ext2, ext3, ext4. `struct ext4_super_block` (fs/ext4/ext4.h), at byte 1024.
