@@ -6,10 +6,11 @@ use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
 use crate::network::{self, NetworkError, View, Way};
 use crate::settings::{LocalSettings, Place, Settings, sanitise_host};
+use crate::target::raw::{self, RawTargetError};
 use crate::target::share::{self, ShareError};
 use crate::target::ssh::SshTargetError;
 use collector::erase::Rules;
-use collector::plan::{DeviceId, DumpSpec, LocalTarget, PLAN_VERSION, Plan, Rung, Target};
+use collector::plan::{DeviceId, DumpSpec, LocalTarget, PLAN_VERSION, Plan, RawTarget, Rung, Target};
 use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
 use initramfs::{ModulePlan, ModuleRequest, Packed, plan_modules};
@@ -146,6 +147,9 @@ pub enum ResolveError {
     /// A server cannot be a target.
     #[error(transparent)]
     Ssh(#[from] SshTargetError),
+    /// A raw partition cannot be a target.
+    #[error(transparent)]
+    Raw(#[from] RawTargetError),
     /// No crash kernel.
     #[error(transparent)]
     Kernel(#[from] KernelImageError),
@@ -208,6 +212,11 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
                 packed.merge(ssh.packed)?;
                 warnings.extend(ssh.warnings);
                 (Target::Ssh(ssh.target), None)
+            }
+            Place::Raw(settings) => {
+                let found = raw::find(settings, root, &mut warnings)?;
+                devices.push(found.name);
+                (Target::Raw(RawTarget { device: found.id }), Some(found.node))
             }
         };
         targets.push(Rung { to, level: target.level, limits: target.limits });
@@ -378,7 +387,7 @@ fn mount_of<'a>(path: &str, root: &Root, mounts: &'a [Mount]) -> Result<(&'a Mou
 }
 
 /// The kernel's name of the device of the settings.
-fn name_of(id: &DeviceId, root: &Root) -> Result<String, ResolveError> {
+pub(crate) fn name_of(id: &DeviceId, root: &Root) -> Result<String, ResolveError> {
     let missing = |why: &str| ResolveError::NoDevice(id.to_string(), why.to_owned());
     let read = |source| ResolveError::Read { what: id.to_string(), source };
     let DeviceId::Path(path) = id else {
@@ -429,7 +438,7 @@ fn check_mounted(
     }
 }
 
-fn refuse_swap(node: &Path, identity: &Identity, root: &Root) -> Result<(), ResolveError> {
+pub(crate) fn refuse_swap(node: &Path, identity: &Identity, root: &Root) -> Result<(), ResolveError> {
     let shown = node.display().to_string();
     if identity.filesystem.as_deref() == Some("swap") {
         return Err(ResolveError::Swap(shown, "by its signature".to_owned()));
@@ -473,7 +482,7 @@ fn filesystem_of(
 
 /// An identity by which the device, and no other, is found again. The user's own choice of UUID, LABEL or PARTUUID is
 /// kept; a path becomes a UUID or PARTUUID where there is one.
-fn stable_identity(
+pub(crate) fn stable_identity(
     chosen: Option<&DeviceId>,
     name: &str,
     node: &Path,

@@ -6,6 +6,7 @@
 pub mod aside;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
+use crate::target::raw::PartitionSettings;
 use crate::target::ssh::{BadAddress, SshAddress, SshSettings};
 use aside::{FailureAction, HookSettings, RawHooks, RawWatchdog, WatchdogSettings};
 use collector::plan::network::Fence;
@@ -74,7 +75,7 @@ pub struct TargetSettings {
     pub limits: RungLimits,
 }
 
-/// What a `[[target]]` is: `nfs`, `virtiofs` and `9p` name shares, `ssh` a server, any other is local.
+/// What a `[[target]]` is: `nfs`, `virtiofs` and `9p` name shares, `ssh` a server, `raw` a partition, any other is local.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Place {
     /// A directory on a disk of this machine.
@@ -83,6 +84,8 @@ pub enum Place {
     Share(ShareSettings),
     /// A directory on an SSH server.
     Ssh(SshSettings),
+    /// A partition without a file system.
+    Raw(PartitionSettings),
 }
 
 /// A target on a disk of this machine.
@@ -225,6 +228,7 @@ struct RawTarget {
     #[serde(rename = "9p")]
     plan9: Option<Spanned<String>>,
     ssh: Option<Spanned<String>>,
+    raw: Option<Spanned<DeviceId>>,
     key: Option<Spanned<String>>,
     known_hosts: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
@@ -407,6 +411,17 @@ impl Check<'_> {
     fn place(&mut self, raw: RawTarget, start: usize) -> Place {
         let path = raw.path.map_or(DEFAULT_PATH.to_owned(), |p| self.absolute(p));
         let options = raw.options.map(|o| self.word(o, "mount options"));
+        if let Some(device) = raw.raw {
+            let others = [&raw.nfs, &raw.virtiofs, &raw.plan9, &raw.ssh, &raw.key, &raw.known_hosts];
+            if others.iter().any(|other| other.is_some())
+                || raw.device.is_some()
+                || raw.filesystem.is_some()
+                || options.is_some()
+            {
+                self.several(start);
+            }
+            return Place::Raw(PartitionSettings { device: device.into_inner(), path });
+        }
         if let Some(address) = raw.ssh {
             let others =
                 [raw.nfs.is_some(), raw.virtiofs.is_some(), raw.plan9.is_some(), raw.device.is_some()];
@@ -462,7 +477,7 @@ impl Check<'_> {
         self.complain(
             start..start,
             "a [[target]] that is several places at once",
-            "give one of `device`, `nfs`, `virtiofs`, `9p` and `ssh` (`filesystem` goes with `device`), and another [[target]] for the next",
+            "give one of `device`, `nfs`, `virtiofs`, `9p`, `ssh` and `raw` (`filesystem` goes with `device`), and another [[target]] for the next",
         );
     }
 

@@ -7,11 +7,14 @@ use std::process::Command;
 fn units_verify() {
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
     let dir = tempfile::tempdir().unwrap();
-    // The program need not be installed for its unit to be right.
-    let unit = std::fs::read_to_string(units.join("vmcored-arm.service")).unwrap();
-    let copy = dir.path().join("vmcored-arm.service");
-    std::fs::write(&copy, unit.replace("/usr/bin/vmcorectl", "/bin/true")).unwrap();
-    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&copy).output();
+    let copies = ["vmcored-arm.service", "vmcored-recover.service"].map(|name| {
+        // The program need not be installed for its unit to be right.
+        let unit = std::fs::read_to_string(units.join(name)).unwrap();
+        let copy = dir.path().join(name);
+        std::fs::write(&copy, unit.replace("/usr/bin/vmcorectl", "/bin/true")).unwrap();
+        copy
+    });
+    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).args(&copies).output();
     let output = match verify {
         Ok(output) => output,
         Err(e) => {

@@ -4,15 +4,16 @@
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use collector::plan::Target;
+use collector::plan::{DeviceId, Target};
 use config::arm::{self, Outcome, Prepared};
 use config::dump::info::Info;
 use config::dump::verify::Report;
 use config::kexec::{KexecError, KexecState};
 use config::load::{self, Loaded};
 use config::network::explain::Explained;
-use config::settings::{self, Settings};
+use config::settings::{self, Place, Settings};
 use config::show::Shown;
+use config::target::raw;
 use config::target::ssh::{SshAddress, SshSettings, propagate};
 use config::{import, resolve, status};
 use initramfs::image::{self, Kind};
@@ -130,6 +131,24 @@ enum TargetCommand {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Make a partition without a file system one that dumps may be written to; what was on it is gone
+    Prepare {
+        /// The partition: a path below /dev, PARTUUID=…
+        #[arg(value_name = "DEVICE")]
+        device: DeviceId,
+        /// Even if it holds something; never while it is in use
+        #[arg(long)]
+        force: bool,
+    },
+    /// Copy dumps off a raw partition to where dumps are, once
+    Recover {
+        /// The partition [default: those of the settings]
+        #[arg(value_name = "DEVICE")]
+        device: Option<DeviceId>,
+        /// The directory of dumps [default: `path` of the target, or /var/crash]
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
     },
     /// Make a key for an SSH server, install it there, and prove that a dump would arrive
     Propagate {
@@ -286,6 +305,20 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             print(&explained, *json)?;
             return Ok(ExitCode::from(u8::from(explained.is_out_of_reach()) * 2));
         }
+        Command::Target(TargetCommand::Prepare { device, force }) => {
+            if !live {
+                bail!("prepare --root makes no sense: it works on the running system's devices");
+            }
+            let ready = raw::prepare::prepare(device, *force, &root)?;
+            println!("{} is ready for {} MiB of dumps", ready.node.display(), ready.room >> 20);
+            println!("as a target:  [[target]] raw = \"UUID={}\"", ready.uuid);
+        }
+        Command::Target(TargetCommand::Recover { device, to }) => {
+            if !live {
+                bail!("recover --root makes no sense: it works on the running system's devices");
+            }
+            return recover(cli, device.as_ref(), to.as_deref(), &root);
+        }
         Command::Target(TargetCommand::Propagate { to, path, key, known_hosts, yes }) => {
             if !live {
                 bail!("propagate --root makes no sense: it works on the running system's keys");
@@ -340,6 +373,58 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Recovers one partition, or all that the settings have.
+fn recover(cli: &Cli, device: Option<&DeviceId>, to: Option<&Path>, root: &Root) -> anyhow::Result<ExitCode> {
+    let default = Path::new(settings::DEFAULT_PATH);
+    let wanted: Vec<(DeviceId, PathBuf)> = match device {
+        Some(device) => vec![(device.clone(), to.unwrap_or(default).to_owned())],
+        None => {
+            let raws =
+                read_settings(cli, root)?.targets.into_iter().filter_map(|target| match target.place {
+                    Place::Raw(raw) => Some((raw.device, to.map_or_else(|| raw.path.into(), Path::to_owned))),
+                    _ => None,
+                });
+            raws.collect()
+        }
+    };
+    if wanted.is_empty() {
+        println!("nothing to recover: no target of the settings is raw");
+    }
+    let mut faults = false;
+    let mut failure = None;
+    for (device, to) in wanted {
+        let done = raw::node(&device, root)
+            .map_err(anyhow::Error::from)
+            .and_then(|node| Ok((raw::recover::recover(&node, &to)?, node)));
+        let (dumps, node) = match done {
+            Ok(done) => done,
+            Err(e) => {
+                // The others are worth having.
+                if let Some(before) = failure.replace(e) {
+                    eprintln!("vmcorectl: {before:#}");
+                }
+                continue;
+            }
+        };
+        if dumps.is_empty() {
+            println!("nothing to recover on {}", node.display());
+        }
+        for dump in dumps {
+            let (shown, mib) = (dump.directory.display(), dump.bytes >> 20);
+            let how = if dump.before { "has all of it already" } else { "was recovered" };
+            println!("{shown}: {how}, {mib} MiB, {} ({})", dump.state, node.display());
+            for fault in &dump.faults {
+                faults = true;
+                eprintln!("vmcorectl: warning: {}: {fault}", dump.directory.display());
+            }
+        }
+    }
+    match failure {
+        Some(e) => Err(e),
+        None => Ok(ExitCode::from(u8::from(faults))),
+    }
 }
 
 /// Prints a report.
@@ -481,6 +566,7 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
                 share.options
             )?,
             Target::Ssh(ssh) => writeln!(out, "target       {ssh}")?,
+            Target::Raw(raw) => writeln!(out, "target       {}{now}, raw", raw.device)?,
         }
     }
     for device in &resolved.modules.stack {

@@ -10,6 +10,7 @@ pub mod network;
 pub mod network_faults;
 pub mod nfs;
 pub mod qemu_dumps;
+pub mod raw;
 pub mod redact;
 pub mod runner;
 pub mod ssh;
@@ -55,6 +56,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "nfs-v3", run: nfs::v3 },
     Scenario { name: "target-small", run: fault::target_small },
     Scenario { name: "ladder", run: fault::ladder },
+    Scenario { name: "raw", run: raw::two_partitions },
     Scenario { name: "ssh", run: ssh::sftp },
     Scenario { name: "ssh-no-sftp", run: ssh::no_sftp },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },

@@ -34,14 +34,13 @@ impl Content {
     }
 }
 
+/// Whoever is handed a file, a position in it, and bytes that belong there.
+type Take<'t> = dyn FnMut(&FileRecord, u64, &[u8]) -> io::Result<()> + 't;
+
 impl Partition {
     /// Hands out all that there is of a dump, as it lies on the disk: the file, the position in it, the bytes. Memory is one
     /// chunk. An error is `take`'s: what cannot be read is counted.
-    pub fn read_dump(
-        &self,
-        dump: &Dump,
-        take: &mut dyn FnMut(&FileRecord, u64, &[u8]) -> io::Result<()>,
-    ) -> io::Result<Vec<Content>> {
+    pub fn read_dump(&self, dump: &Dump, take: &mut Take<'_>) -> io::Result<Vec<Content>> {
         let directory = self.directory();
         let later = directory.dumps.iter().map(|other| other.first).filter(|first| *first > dump.first);
         let end = later.min().unwrap_or(u64::MAX).min(directory.next).min(self.label().chunks());

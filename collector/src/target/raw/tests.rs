@@ -11,6 +11,10 @@ use tempfile::NamedTempFile;
 const MIB: u64 = 1 << 20;
 const UUID: [u8; 16] = *b"0123456789abcdef";
 
+fn size(n: u64) -> usize {
+    usize::try_from(n).unwrap()
+}
+
 /// A file that stands for a partition, prepared.
 fn partition(mib: u64) -> NamedTempFile {
     let file = NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
@@ -28,7 +32,7 @@ fn read(node: &Path, name: &str) -> BTreeMap<String, (Vec<u8>, Option<String>)> 
     let contents = partition
         .read_dump(dump, &mut |file, at, bytes| {
             let to = files.entry(file.id).or_default();
-            let (at, end) = (at as usize, at as usize + bytes.len());
+            let (at, end) = (size(at), size(at) + bytes.len());
             to.resize(to.len().max(end), 0);
             to[at..end].copy_from_slice(bytes);
             Ok(())
@@ -36,7 +40,7 @@ fn read(node: &Path, name: &str) -> BTreeMap<String, (Vec<u8>, Option<String>)> 
         .unwrap();
     let whole = |content: &Content| {
         let mut bytes = files.get(&content.file.id).cloned().unwrap_or_default();
-        bytes.resize(content.length as usize, 0);
+        bytes.resize(size(content.length), 0);
         (content.file.name.clone(), (bytes, content.fault()))
     };
     contents.iter().map(whole).collect()
@@ -85,8 +89,8 @@ fn what_a_capture_writes_is_read_back() {
     let (vmcore, fault) = &files["vmcore"];
     assert_eq!((vmcore.len() as u64, fault), (12 * MIB + 5, &None));
     assert_eq!(&vmcore[..6], b"heAD\0\0");
-    assert!(vmcore[6..3 * MIB as usize + 5].iter().all(|b| *b == 0), "a gap that is not empty");
-    assert!(vmcore[3 * MIB as usize + 5..].iter().all(|b| *b == 7));
+    assert!(vmcore[6..3 * size(MIB) + 5].iter().all(|b| *b == 0), "a gap that is not empty");
+    assert!(vmcore[3 * size(MIB) + 5..].iter().all(|b| *b == 7));
     assert_eq!(state(disk.path(), &path[1..]), State::Complete);
 }
 
@@ -103,7 +107,7 @@ fn gaps_are_empty_on_a_disk_that_is_not() {
     capture(disk.path(), "new", 9);
     let directory = Partition::open(disk.path(), true).unwrap().directory();
     assert_eq!(directory.dumps.len(), 1, "the room of a recovered dump is used again");
-    assert!(read(disk.path(), "new")["vmcore"].0[6..3 * MIB as usize].iter().all(|b| *b == 0));
+    assert!(read(disk.path(), "new")["vmcore"].0[6..3 * size(MIB)].iter().all(|b| *b == 0));
     // Prepared again with all of it still there: numbers go on.
     prepare(disk.path(), [9; 16], 0).unwrap();
     let again = Partition::open(disk.path(), true).unwrap();
@@ -129,8 +133,7 @@ fn a_writer_that_dies_leaves_what_it_wrote() {
     let dump = RawDump::create(disk.path(), "h").unwrap();
     let sink = dump.create("vmcore-incomplete").unwrap();
     for n in 0..40 {
-        sink.write_at(FileOffset::new(n * PAYLOAD), &vec![u8::try_from(n).unwrap(); PAYLOAD as usize])
-            .unwrap();
+        sink.write_at(FileOffset::new(n * PAYLOAD), &vec![u8::try_from(n).unwrap(); size(PAYLOAD)]).unwrap();
     }
     // As much as a killed process does: buffers are gone, chunks are there.
     std::mem::forget(sink);
@@ -144,7 +147,7 @@ fn a_writer_that_dies_leaves_what_it_wrote() {
     let files = read(disk.path(), "h");
     let (bytes, fault) = &files["vmcore-incomplete"];
     assert_eq!((bytes.len() as u64, fault), (settled, &None));
-    assert!(bytes.chunks(PAYLOAD as usize).enumerate().all(|(n, c)| c.iter().all(|b| usize::from(*b) == n)));
+    assert!(bytes.chunks(size(PAYLOAD)).enumerate().all(|(n, c)| c.iter().all(|b| usize::from(*b) == n)));
 }
 
 #[test]
@@ -153,7 +156,7 @@ fn a_full_partition_is_told_and_removing_makes_room() {
     let dump = RawDump::create(disk.path(), "h").unwrap();
     dump.overwrite("manifest.json-incomplete", b"{}").unwrap();
     let free = dump.free().unwrap();
-    let block = vec![1; MIB as usize];
+    let block = vec![1; size(MIB)];
     let fill = || {
         let sink = dump.create("vmcore-incomplete").unwrap();
         let mut at = 0;
