@@ -10,6 +10,7 @@ use collector::format::stream::Flattened;
 use collector::format::{DumpSink, Encoder};
 use collector::plan::{Compression, DumpSpec, Format};
 use collector::progress::Silent;
+use collector::target::raw::{Directory, Dump, FileRecord, Label, State};
 use std::io;
 use std::sync::Mutex;
 
@@ -231,6 +232,34 @@ pub fn seeds(target: &str, bases: &[(String, Vec<u8>)]) -> Result<Vec<(String, V
             for (number, line) in text.lines().enumerate() {
                 add(&number.to_string(), &[line.as_bytes()]);
             }
+        }
+        "raw" => {
+            let label = Label { length: 64 << 20, uuid: [7; 16], prepared: 1_700_000_000 };
+            add("label", &[&[0], &label.to_bytes()]);
+            let dump = Dump { id: 1, state: State::Complete, first: 0, begun: 5, name: "host-1".to_owned() };
+            let file = |id: u32, name: &str| FileRecord {
+                dump: 1,
+                id,
+                finished: true,
+                from: u64::from(id),
+                first: Some(u64::from(id)),
+                length: 5000,
+                chunks: 1,
+                name: name.to_owned(),
+            };
+            let directory = Directory {
+                sequence: 9,
+                next: 4,
+                last_dump: 1,
+                last_file: 3,
+                dumps: vec![dump],
+                files: vec![file(1, "vmcore"), file(2, "vmcore-dmesg.txt"), file(3, "manifest.json")],
+            };
+            let bytes = directory.to_bytes(&label);
+            add("directory", &[&[1], bytes.get(32..).unwrap_or_default()]);
+            // A chunk with 16 bytes, behind its magic and UUID.
+            let numbers = integers(false, &[(1, 4), (1, 4), (3, 8), (16, 4), (0, 4)]);
+            add("chunk", &[&[2], &numbers, &[0; 456], b"sixteen bytes...", text]);
         }
         // A target nobody has seeds for starts from these few.
         _ => add("text", &[text]),

@@ -14,6 +14,7 @@ mod containers;
 mod exercise;
 mod machine;
 mod options;
+mod raw;
 mod symbols;
 
 pub use base::{Base, Bases};
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "btf", max_len: 4 << 10, run: symbols::btf },
     Target { name: "kallsyms", max_len: 8 << 10, run: symbols::kallsyms },
     Target { name: "rules", max_len: 1 << 10, run: symbols::rules },
+    Target { name: "raw", max_len: 16 << 10, run: raw::raw },
     Target { name: "options", max_len: 512, run: options::options },
 ];
 

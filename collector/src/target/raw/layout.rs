@@ -180,6 +180,6 @@ pub(super) fn is_intact(bytes: &[u8]) -> bool {
 }
 
 /// The CRC of all but the last four bytes.
-pub(super) fn crc_of(bytes: &[u8]) -> u32 {
+pub fn crc_of(bytes: &[u8]) -> u32 {
     bytes.split_last_chunk::<4>().map_or(0, |(body, _)| libdeflater::crc32(body))
 }
