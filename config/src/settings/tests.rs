@@ -115,6 +115,7 @@ fn the_example_is_true_in_all_its_lines() {
         "nfs",
         "virtiofs",
         "ssh",
+        "raw",
         "key",
         "known_hosts",
         "limits",
@@ -155,12 +156,17 @@ fn each_kind_of_target_is_read() {
     assert!(matches!(&plan9.place, Place::Share(share) if share.kind == ShareKind::Plan9));
     assert!(matches!(&ssh.place, Place::Ssh(ssh) if ssh.address.port == Some(2222)));
     assert!(matches!(&local.place, Place::Local(_)));
+    let raw = parsed("[[target]]\nraw = \"PARTUUID=1\"\npath = \"/srv\"\n");
+    assert!(matches!(&raw.targets[0].place, Place::Raw(raw) if raw.path == "/srv"));
     for (text, why) in [
         ("[[target]]\nnfs = \"server\"", "is no NFS export"),
         ("[[target]]\nnfs = \"a b:/x\"", "names no share"),
         ("[[target]]\nnfs = \"a:/x\"\nssh = \"a@b\"", "several places"),
         ("[[target]]\n9p = \"a\"\nvirtiofs = \"b\"", "several places"),
         ("[[target]]\nssh = \"server\"", "is no SSH address"),
+        ("[[target]]\nraw = \"/dev/a\"\nfilesystem = \"ext4\"", "several places"),
+        ("[[target]]\nraw = \"/dev/a\"\ndevice = \"/dev/b\"", "several places"),
+        ("[[target]]\nraw = \"a\"", "names no device"),
         ("[[target]]\nkey = \"/k\"", "a setting of ssh targets"),
         ("[[target]]\nlevel = 32", "out of range"),
     ] {
