@@ -144,7 +144,7 @@ impl Access {
     pub fn abandon(&self) -> Result<(), TargetError> {
         match self {
             Self::Mounted { root, .. } => super::share::abandon(root),
-            Self::Remote(_) => Ok(()),
+            Self::Remote(_) | Self::Raw(_) => Ok(()),
         }
     }
 }

@@ -72,7 +72,7 @@ fn named(settings: &Settings, root: &Root, found: &mut Vec<Host>) -> Vec<(String
                     found.push(Host { host, ways: Vec::new(), error: Some(chain(&e)) });
                 }
             },
-            Place::Local(_) => {}
+            Place::Local(_) | Place::Raw(_) => {}
         }
     }
     let nodes = settings.fence.iter().flat_map(|fence| fence.nodes.iter().map(|n| (n.clone(), fence.port)));
