@@ -70,9 +70,12 @@ pub fn feed() {
 
 /// Whether one was expected that never came.
 pub fn is_missing() -> Option<String> {
-    let dog = dog()?;
-    let dog = dog.as_ref().filter(|dog| matches!(dog.state, State::Awaited))?;
-    Some(dog.wanted.driver.clone())
+    let mut dog = dog()?;
+    let dog = dog.as_mut()?;
+    if matches!(dog.state, State::Awaited) {
+        dog.look_for(Path::new("/sys"), Path::new("/dev"));
+    }
+    matches!(dog.state, State::Awaited).then(|| dog.wanted.driver.clone())
 }
 
 /// What a restart that hangs is to meet, and what a machine that stands still is not to.

@@ -50,6 +50,7 @@ const GUEST_MODULES: &[&str] = &[
     "nfsv3",
     "nfsv4",
     "nfsd",
+    "i6300esb",
 ];
 
 /// Those that a guest's init loads, in this order.

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a run ended.
@@ -26,6 +26,7 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Machine<'a> {
     console: &'a Live,
+    keyboard: ChildStdin,
     socket: &'a Path,
     deadline: Instant,
 }
@@ -57,6 +58,11 @@ impl Machine<'_> {
             ensure!(Instant::now() < self.deadline, "no {what:?} after {after:?} in time");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Types a line at the console.
+    pub fn say(&self, line: &str) -> Result<()> {
+        (&self.keyboard).write_all(format!("{line}\n").as_bytes()).context("the console takes no input")
     }
 
     /// What the console has said so far.
@@ -159,15 +165,16 @@ pub fn run(
     qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", socket.display()));
     let start = Instant::now();
     let mut child = qemu
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", shown(qemu)))?;
     let serial = child.stdout.take().context("QEMU's stdout")?;
+    let keyboard = child.stdin.take().context("QEMU's stdin")?;
     let live = Live::new(start);
     let (done, status) = std::thread::scope(|scope| {
         scope.spawn(|| live.record(serial));
-        let machine = Machine { console: &live, socket: &socket, deadline: start + limit };
+        let machine = Machine { console: &live, keyboard, socket: &socket, deadline: start + limit };
         let done = during(&machine);
         // What has failed is not waited for.
         let rest = if done.is_ok() { limit.saturating_sub(start.elapsed()) } else { Duration::ZERO };

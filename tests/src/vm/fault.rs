@@ -9,7 +9,8 @@ use collector::manifest::Outcome;
 use collector::problem::Code;
 
 /// Deadlines short enough to be waited for, in settings.
-const LIMITS: &str = "[limits]\ndevice = 8\nmodules = 20\nmount = 20\nstall = 10\nengine = 40\nfinish = 20\n";
+pub(super) const LIMITS: &str =
+    "[limits]\ndevice = 8\nmodules = 20\nmount = 20\nstall = 10\nengine = 40\nfinish = 20\n";
 
 /// Seconds from the panic to the restart that nothing here may take, under TCG on a loaded machine.
 const BOUND: f64 = 90.0;
@@ -29,7 +30,7 @@ fn faulty(bench: &Bench<'_>, name: &str, fault: &str) -> Result<Crashed> {
 }
 
 /// The machine restarted by itself, in time.
-fn restarted(crashed: &Crashed) -> Result<()> {
+pub(super) fn restarted(crashed: &Crashed) -> Result<()> {
     let took = crashed.seconds_to_restart()?;
     ensure!(took < BOUND, "{took:.0} s from the panic to the restart");
     let console = crashed.crash_console();

@@ -6,6 +6,7 @@ pub mod crash;
 pub mod differential;
 pub mod fault;
 pub mod foreign;
+pub mod hooks;
 pub mod network;
 pub mod network_faults;
 pub mod nfs;
@@ -59,6 +60,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "raw", run: raw::two_partitions },
     Scenario { name: "ssh", run: ssh::sftp },
     Scenario { name: "ssh-no-sftp", run: ssh::no_sftp },
+    Scenario { name: "hooks", run: hooks::hooks },
+    Scenario { name: "hook-refuses", run: hooks::refused },
+    Scenario { name: "failure-shell", run: hooks::shell },
+    Scenario { name: "failure-rootfs", run: hooks::rootfs },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];
