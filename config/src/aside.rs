@@ -14,6 +14,9 @@ const WATCHDOGS: &str = "/sys/class/watchdog";
 /// Where programs are looked for.
 const PATH: [&str; 4] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
+/// What softdog calls itself.
+const SOFTWARE: &str = "Software Watchdog";
+
 /// What kdump's images have always had: scripts that were written for those call them without naming them anywhere.
 const STAPLES: [&str; 40] = [
     "awk", "basename", "cat", "chmod", "cp", "cut", "date", "dd", "df", "dirname", "dmesg", "echo", "env",
@@ -67,8 +70,8 @@ pub struct Aside {
     pub shell: Option<Shell>,
     /// For the plan.
     pub watchdog: Option<Watchdog>,
-    /// The module of the watchdog's driver, which has to be loaded before any other.
-    pub watchdog_module: Option<String>,
+    /// The module of the watchdog's driver, which has to be loaded before any other; several where it could be any of them.
+    pub watchdog_modules: Vec<String>,
     /// Programs to pack.
     pub packed: Packed,
     /// What the user should know.
@@ -200,15 +203,24 @@ impl Aside {
         }
         for name in root.list(WATCHDOGS)? {
             let here = Path::new(WATCHDOGS).join(&name);
-            // One of software has no device, and dies with its kernel.
-            let Some(driver) = root.link_name(here.join("device/driver"))? else { continue };
+            let driver = here.join("device/driver");
+            let name = root.read_line(here.join("identity"))?.unwrap_or_default();
+            // That of software dies with its kernel.
+            if name == SOFTWARE {
+                continue;
+            }
             // Kernels without CONFIG_WATCHDOG_SYSFS do not say whether it runs: then it is not for us to start it.
             let state = root.read_line(here.join("state"))?;
             if settings.watchdog.feed == Feed::Active && state.as_deref() != Some("active") {
                 continue;
             }
-            self.watchdog_module = root.link_name(here.join("device/driver/module"))?;
-            self.watchdog = Some(Watchdog { driver, timeout: settings.watchdog.timeout });
+            self.watchdog_modules = match root.link_name(driver.join("module"))? {
+                Some(module) => vec![module],
+                // Many a driver does not tell the kernel which device it is for: i6300esb.
+                None if !root.exists(&driver)? => loaded_watchdogs(root)?,
+                None => Vec::new(),
+            };
+            self.watchdog = Some(Watchdog { identity: name, timeout: settings.watchdog.timeout });
             return Ok(());
         }
         if settings.watchdog.feed == Feed::Any {
@@ -216,6 +228,24 @@ impl Aside {
         }
         Ok(())
     }
+}
+
+/// The loaded modules that drive a watchdog of hardware.
+fn loaded_watchdogs(root: &Root) -> Result<Vec<String>, AsideError> {
+    let Some(release) = root.read_line("/proc/sys/kernel/osrelease")? else { return Ok(Vec::new()) };
+    let list = root.read(format!("/lib/modules/{release}/modules.dep"))?.unwrap_or_default();
+    let mut found = Vec::new();
+    for line in list.lines() {
+        let path = line.split(':').next().unwrap_or_default();
+        let Some(file) = path.strip_prefix("kernel/drivers/watchdog/") else { continue };
+        let name =
+            file.rsplit('/').next().and_then(|f| f.split('.').next()).unwrap_or_default().replace('-', "_");
+        // What registers no driver of a bus is no hardware's: the core, softdog.
+        if !root.list(format!("/sys/module/{name}/drivers"))?.is_empty() {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 /// The staples that a shell script mentions.
@@ -264,6 +294,8 @@ mod tests {
             fs::create_dir_all(&here).unwrap();
             fs::create_dir_all(&drivers).unwrap();
             fs::write(here.join("state"), format!("{state}\n")).unwrap();
+            let identity = if driver.is_empty() { SOFTWARE.to_owned() } else { format!("{driver} timer") };
+            fs::write(here.join("identity"), format!("{identity}\n")).unwrap();
             if driver.is_empty() {
                 return;
             }
@@ -363,8 +395,22 @@ mod tests {
         assert_eq!(machine.resolve("").unwrap().watchdog, None, "that of software dies with its kernel");
         machine.watchdog("watchdog1", "i6300esb", "active");
         let aside = machine.resolve("[watchdog]\ntimeout = 30\n").unwrap();
-        assert_eq!(aside.watchdog, Some(Watchdog { driver: "i6300esb".into(), timeout: 30 }));
-        assert_eq!(aside.watchdog_module.as_deref(), Some("i6300esb"));
+        let wanted = Some(Watchdog { identity: "i6300esb timer".into(), timeout: 30 });
+        assert_eq!((&aside.watchdog, aside.watchdog_modules), (&wanted, vec!["i6300esb".to_owned()]));
+        // One that does not say which device it is for.
+        fs::remove_file(machine.0.path().join("sys/class/watchdog/watchdog1/device")).unwrap();
+        machine.file("/proc/sys/kernel/osrelease", 0o644, "6.1\n");
+        machine.file(
+            "/lib/modules/6.1/modules.dep",
+            0o644,
+            "kernel/drivers/watchdog/softdog.ko:\nkernel/drivers/watchdog/i6300esb.ko.xz: kernel/drivers/watchdog/watchdog.ko\n\
+             kernel/drivers/watchdog/iTCO_wdt.ko:\nkernel/fs/ext4/ext4.ko:\n",
+        );
+        for module in ["softdog/parameters", "i6300esb/drivers/pci:i6300esb", "ext4/drivers/x"] {
+            fs::create_dir_all(machine.0.path().join("sys/module").join(module)).unwrap();
+        }
+        let aside = machine.resolve("[watchdog]\ntimeout = 30\n").unwrap();
+        assert_eq!((&aside.watchdog, aside.watchdog_modules), (&wanted, vec!["i6300esb".to_owned()]));
         assert_eq!(machine.resolve("[watchdog]\nfeed = \"none\"\n").unwrap().watchdog, None);
         let idle = Machine::new();
         idle.watchdog("watchdog0", "i6300esb", "inactive");

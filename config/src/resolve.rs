@@ -230,7 +230,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let mut modules = plan_modules(&ModuleRequest {
         root,
         release: &kernel.release,
-        first: aside.watchdog_module.as_slice(),
+        first: &aside.watchdog_modules,
         block_devices: &devices,
         network: recorded.request(),
         filesystems: &filesystems,

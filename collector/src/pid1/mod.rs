@@ -87,11 +87,8 @@ fn supervise() -> (Action, String) {
     );
     watchdog::expect(plan.watchdog.as_ref());
     load_modules(&plan, &mut story);
-    if let Some(driver) = watchdog::is_missing() {
-        story.problem(
-            Code::WATCHDOG_FAILED,
-            format!("there is no watchdog of the driver {driver}: nothing is fed"),
-        );
+    if let Some(identity) = watchdog::is_missing() {
+        story.problem(Code::WATCHDOG_FAILED, format!("there is no watchdog {identity:?}: nothing is fed"));
     }
     network::tell_cluster(&plan);
     let mut climbed = ladder::climb(&plan, story);

@@ -75,7 +75,7 @@ pub fn is_missing() -> Option<String> {
     if matches!(dog.state, State::Awaited) {
         dog.look_for(Path::new("/sys"), Path::new("/dev"));
     }
-    matches!(dog.state, State::Awaited).then(|| dog.wanted.driver.clone())
+    matches!(dog.state, State::Awaited).then(|| dog.wanted.identity.clone())
 }
 
 /// What a restart that hangs is to meet, and what a machine that stands still is not to.
@@ -122,10 +122,10 @@ impl Dog {
     }
 
     fn look_for(&mut self, sys: &Path, dev: &Path) {
-        let Some(name) = find(sys, &self.wanted.driver) else { return };
+        let Some(name) = find(sys, &self.wanted.identity) else { return };
         self.state = match open(&dev.join(&name), &self.wanted) {
             Ok((device, timeout)) => {
-                log::info!("watchdog: {name} ({}) is fed, and waits {timeout} s", self.wanted.driver);
+                log::info!("watchdog: {name} ({}) is fed, and waits {timeout} s", self.wanted.identity);
                 State::Fed { device, timeout }
             }
             // udev is not here: the kernel makes the node a moment after the class's entry.
@@ -134,7 +134,7 @@ impl Dog {
                 log::warn!(
                     "{}: the watchdog {name} ({}) cannot be opened: {e}",
                     Code::WATCHDOG_FAILED,
-                    self.wanted.driver
+                    self.wanted.identity
                 );
                 State::Left
             }
@@ -170,15 +170,15 @@ impl Dog {
     }
 }
 
-/// The name of the watchdog of a driver: `watchdog0`. That of software goes by no device, and has died with its kernel.
-fn find(sys: &Path, driver: &str) -> Option<String> {
-    let class = fs::read_dir(sys.join("class/watchdog")).ok()?;
+/// The name of a watchdog, by what its driver calls it: `watchdog0`.
+fn find(sys: &Path, identity: &str) -> Option<String> {
+    let class = sys.join("class/watchdog");
+    let entries = fs::read_dir(&class).ok()?;
     let mut names: Vec<String> =
-        class.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
     names.into_iter().find(|name| {
-        let link = fs::read_link(sys.join("class/watchdog").join(name).join("device/driver"));
-        link.is_ok_and(|link| link.file_name().is_some_and(|n| n == driver))
+        fs::read_to_string(class.join(name).join("identity")).unwrap_or_default().trim() == identity
     })
 }
 
@@ -200,20 +200,19 @@ fn open(node: &Path, wanted: &Watchdog) -> io::Result<(File, i32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
 
-    fn dog(driver: &str) -> Dog {
-        let wanted = Watchdog { driver: driver.to_owned(), timeout: 30 };
+    fn dog(identity: &str) -> Dog {
+        let wanted = Watchdog { identity: identity.to_owned(), timeout: 30 };
         Dog { wanted, state: State::Awaited, at: None }
     }
 
     fn machine(watchdogs: &[(&str, Option<&str>)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (name, driver) in watchdogs {
+        for (name, identity) in watchdogs {
             let class = dir.path().join("class/watchdog").join(name);
-            fs::create_dir_all(class.join("device")).unwrap();
-            if let Some(driver) = driver {
-                symlink(format!("../../bus/pci/drivers/{driver}"), class.join("device/driver")).unwrap();
+            fs::create_dir_all(&class).unwrap();
+            if let Some(identity) = identity {
+                fs::write(class.join("identity"), format!("{identity}\n")).unwrap();
             }
         }
         dir
@@ -221,11 +220,13 @@ mod tests {
 
     #[test]
     fn the_right_one_is_found() {
-        let sys =
-            machine(&[("watchdog0", None), ("watchdog1", Some("iTCO_wdt")), ("watchdog2", Some("wdat_wdt"))]);
+        let some = [("watchdog0", Some("Software Watchdog")), ("watchdog1", Some("iTCO_wdt"))];
+        let sys = machine(&some);
         assert_eq!(find(sys.path(), "iTCO_wdt").as_deref(), Some("watchdog1"));
-        assert_eq!(find(sys.path(), "i6300esb"), None);
-        assert_eq!(find(Path::new("/nonexistent"), "i6300esb"), None);
+        assert_eq!(find(sys.path(), "i6300ESB timer"), None);
+        assert_eq!(find(Path::new("/nonexistent"), "iTCO_wdt"), None);
+        let silent = machine(&[("watchdog0", None)]);
+        assert_eq!(find(silent.path(), "").as_deref(), Some("watchdog0"));
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub struct Shell {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Watchdog {
-    /// The driver of its device, as the link `/sys/class/watchdog/*/device/driver` calls it: `i6300esb`.
-    pub driver: String,
+    /// What its driver calls it, in `/sys/class/watchdog/*/identity`: `i6300ESB timer`. Empty where the kernel does not tell.
+    pub identity: String,
     /// Seconds without food after which it resets the machine.
     pub timeout: u32,
 }

@@ -597,7 +597,7 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "shell        {} when the dump fails, {limit}", shell.program)?;
     }
     if let Some(watchdog) = &resolved.plan.watchdog {
-        writeln!(out, "watchdog     {}, fed, {} s", watchdog.driver, watchdog.timeout)?;
+        writeln!(out, "watchdog     {}, fed, {} s", watchdog.identity, watchdog.timeout)?;
     }
     for module in &resolved.modules.modules {
         writeln!(out, "module       {:<20} {}", module.plan.name, module.why)?;
