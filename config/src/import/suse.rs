@@ -197,7 +197,7 @@ fn dump(from: &mut Variables, out: &mut Translation<'_>) {
         fine
     });
     if let Some(level) = level {
-        out.written.set("dump", "level", Value::Number(level.text), level.span);
+        out.written.set("dump", "level", Value::digits(&level.text), level.span);
     }
     let Some(format) = format else {
         if let Some(options) = from.take("MAKEDUMPFILE_OPTIONS") {

@@ -170,7 +170,7 @@ fn directive(name: &str, line: &Line, seen: &mut Seen, out: &mut Translation<'_>
             target::hook(name, value, out);
         }
         "disk_timeout" if number(name, value, out) => {
-            let seconds = Value::Number(value.text.clone());
+            let seconds = Value::digits(&value.text);
             out.written.set("limits", "device", seconds, value.span.clone());
         }
         "link_delay" if number(name, value, out) => {

@@ -58,7 +58,7 @@ pub fn lines(nodes: Option<&Placed>, args: Option<&Placed>, out: &mut Translatio
             && value.text.len() <= 9
             && value.text.bytes().all(|b| b.is_ascii_digit())
         {
-            out.written.set("fence_kdump", key, Value::Number(value.text), value.span);
+            out.written.set("fence_kdump", key, Value::digits(&value.text), value.span);
         } else {
             out.error(&value.span, format!("`{option}` is {:?}", value.text), "expected a whole number");
         }

@@ -20,6 +20,14 @@ pub enum Value {
     List(Vec<(String, Range<usize>)>),
 }
 
+impl Value {
+    /// A number from its decimal digits; TOML has no zeros in front.
+    pub fn digits(text: &str) -> Self {
+        let short = text.trim_start_matches('0');
+        Self::Number(if short.is_empty() { "0" } else { short }.to_owned())
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Self::Text(text.to_owned())
