@@ -21,6 +21,7 @@
 pub mod arm;
 pub mod aside;
 pub mod cmdline;
+pub mod crashkernel;
 pub mod diagnostic;
 pub mod dump;
 pub mod import;

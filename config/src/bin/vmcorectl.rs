@@ -15,7 +15,7 @@ use config::settings::{self, Place, Settings};
 use config::show::Shown;
 use config::target::raw;
 use config::target::ssh::{SshAddress, SshSettings, propagate};
-use config::{import, resolve, status};
+use config::{crashkernel, import, resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
 use std::fs::OpenOptions;
@@ -94,6 +94,9 @@ enum Command {
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Reserve memory for the crash kernel, as much as is needed
+    #[command(subcommand)]
+    Crashkernel(CrashkernelCommand),
 }
 
 #[derive(Subcommand)]
@@ -168,6 +171,48 @@ enum TargetCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Subcommand)]
+enum CrashkernelCommand {
+    /// Say what is reserved, what was asked for, what the next boot asks for, and what is needed
+    #[command(
+        after_help = "Exit codes: 0 reserved; 1 reboot-required; 2 reserved-too-small, not-configured, or a failure."
+    )]
+    Show {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the crashkernel= that this plan needs
+    Recommend {
+        /// As JSON, with the terms
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write it down for the next boot, in GRUB's defaults, boot entries and /etc/kernel/cmdline; never lowers what is there
+    Set {
+        /// 192M, 1G [default: what is recommended]
+        #[arg(value_name = "SIZE", value_parser = size)]
+        size: Option<u64>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give reserved memory back, until the next boot
+    Shrink {
+        /// 128M [default: what is recommended]
+        #[arg(value_name = "SIZE", value_parser = size)]
+        size: Option<u64>,
+    },
+}
+
+/// A size as crashkernel= has it.
+fn size(text: &str) -> Result<u64, String> {
+    let request = crashkernel::syntax::request(&format!("crashkernel={text}")).map_err(|e| e.to_string())?;
+    let plain = request.plain.filter(|plain| plain.offset.is_none() && !text.contains(':'));
+    let size = plain.and_then(|plain| plain.size_for(0));
+    size.ok_or_else(|| "expected a size: 192M, 1G".to_owned())
 }
 
 #[derive(Subcommand)]
@@ -334,6 +379,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             };
             propagate::propagate(&server, *yes)?;
         }
+        Command::Crashkernel(command) => return run_crashkernel(command, cli, &root, live),
         Command::Config(ConfigCommand::Check { file }) => {
             let loaded = match file {
                 Some(file) => load::load_file(file)?,
@@ -425,6 +471,70 @@ fn recover(cli: &Cli, device: Option<&DeviceId>, to: Option<&Path>, root: &Root)
         Some(e) => Err(e),
         None => Ok(ExitCode::from(u8::from(faults))),
     }
+}
+
+fn run_crashkernel(
+    command: &CrashkernelCommand,
+    cli: &Cli,
+    root: &Root,
+    live: bool,
+) -> anyhow::Result<ExitCode> {
+    let need = read_settings(cli, root)
+        .and_then(|settings| Ok(arm::prepare(&settings, root)?))
+        .and_then(|prepared| Ok(crashkernel::need::need(&prepared, root)?));
+    let report = crashkernel::Report::read(root, need.map_err(|e| format!("{e:#}")))?;
+    let recommended = || match &report.need {
+        Ok(need) => Ok(need.recommended),
+        Err(why) => bail!("what is needed is not known: {why}"),
+    };
+    match command {
+        CrashkernelCommand::Show { json } => {
+            print(&report, *json)?;
+            return Ok(ExitCode::from(match report.state {
+                crashkernel::State::Reserved => 0,
+                crashkernel::State::RebootRequired => 1,
+                crashkernel::State::ReservedTooSmall | crashkernel::State::NotConfigured => 2,
+            }));
+        }
+        CrashkernelCommand::Recommend { json: true } => {
+            recommended()?;
+            writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&report.need)?)?;
+        }
+        CrashkernelCommand::Recommend { json: false } => {
+            println!("crashkernel={}", crashkernel::syntax::show_bytes(recommended()?));
+        }
+        CrashkernelCommand::Set { size, json } => {
+            let bytes = size.map_or_else(recommended, Ok)?;
+            let changed = crashkernel::set::set(root, bytes, &report)?;
+            if *json {
+                writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&changed)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            for file in &changed.files {
+                println!("wrote {}", file.display());
+            }
+            if changed.files.is_empty() {
+                println!(
+                    "nothing to do: crashkernel={} or more is there",
+                    crashkernel::syntax::show_bytes(bytes)
+                );
+            } else {
+                if changed.update_grub {
+                    println!("run `update-grub`: GRUB reads what it makes of that");
+                }
+                println!("reboot: the kernel reserves memory when it starts");
+            }
+        }
+        CrashkernelCommand::Shrink { size } => {
+            let bytes = size.map_or_else(recommended, Ok)?;
+            if live && !nix::unistd::geteuid().is_root() {
+                bail!("not root: the reservation is the kernel's");
+            }
+            crashkernel::set::shrink(root, bytes, report.need.as_ref().map_or(0, |need| need.total))?;
+            println!("{} reserved until the next boot", crashkernel::syntax::show_bytes(bytes));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a report.
