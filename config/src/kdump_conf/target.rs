@@ -20,9 +20,7 @@ pub fn named(name: &str, value: &Placed, ssh: &mut Ssh, out: &mut Translation<'_
         "net" if value.text.contains(":/") => nfs(value, out),
         "net" => server(value, ssh, out),
         "virtiofs" => set(out, "virtiofs", value),
-        "raw" => {
-            out.error(&value.span, "raw partitions as targets are not supported yet", "name a file system");
-        }
+        "raw" => device("raw", value, out),
         filesystem => local(filesystem, value, out),
     }
 }
@@ -40,13 +38,17 @@ fn server(value: &Placed, ssh: &mut Ssh, out: &mut Translation<'_>) {
     set(out, "ssh", value);
 }
 
-fn local(filesystem: &str, device: &Placed, out: &mut Translation<'_>) {
-    // What the settings' own reader would say of it, but here, with the place.
-    match device.text.parse::<collector::plan::DeviceId>() {
-        Ok(id) => out.written.set("target", "device", id.to_string(), device.span.clone()),
-        Err(e) => out.error(&device.span, e.to_string(), ""),
+fn local(filesystem: &str, named: &Placed, out: &mut Translation<'_>) {
+    device("device", named, out);
+    out.written.set("target", "filesystem", filesystem, named.span.clone());
+}
+
+/// A device: complained of here, where its place is known.
+fn device(key: &'static str, named: &Placed, out: &mut Translation<'_>) {
+    match named.text.parse::<collector::plan::DeviceId>() {
+        Ok(id) => out.written.set("target", key, id.to_string(), named.span.clone()),
+        Err(e) => out.error(&named.span, e.to_string(), ""),
     }
-    out.written.set("target", "filesystem", filesystem, device.span.clone());
 }
 
 /// dracut's `--mount "DEVICE MOUNTPOINT TYPE [OPTIONS …]"`.

@@ -60,6 +60,7 @@ fn directives_are_settings() {
         ("net h:/x", "[[target]]\nnfs = \"h:/x\"\n"),
         ("net root@h", "[[target]]\nssh = \"root@h\"\n"),
         ("ssh root@2001:db8::1\nsshkey /k", "[[target]]\nssh = \"root@[2001:db8::1]\"\nkey = \"/k\"\n"),
+        ("raw /dev/sda5", "[[target]]\nraw = \"/dev/sda5\"\n"),
         ("virtiofs tag", "[[target]]\nvirtiofs = \"tag\"\n"),
         (
             "core_collector makedumpfile -l --message-level 7 -d 31",
