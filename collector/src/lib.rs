@@ -45,6 +45,7 @@
 //! | [`engine`] | the four above as one object |
 //! | [`input`] | what a user names as a vmcore, whatever container it is |
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
+//! | [`storage`] | what a local target lies on: device-mapper, md |
 //! | [`pid1`] | the supervisor |
 //! | [`byhand`], [`makedumpfile`] | the command line: our own, and makedumpfile's |
 //! | [`sys`] | all unsafe code |
@@ -75,6 +76,7 @@ pub mod plan;
 pub mod problem;
 pub mod progress;
 pub mod source;
+pub mod storage;
 pub mod sys;
 pub mod target;
 pub mod utc;

@@ -8,12 +8,14 @@ pub mod aside;
 pub mod network;
 pub mod share;
 pub mod ssh;
+pub mod storage;
 
 use aside::{Hooks, Shell, Watchdog};
 use network::{Fence, Network};
 use serde::{Deserialize, Serialize};
 use share::ShareTarget;
 use ssh::SshTarget;
+use storage::Stack;
 
 /// Where the plan lies in the image.
 pub const PLAN_PATH: &str = "/plan.json";
@@ -152,13 +154,16 @@ impl std::fmt::Display for Target {
 pub struct LocalTarget {
     /// The device, by an identity that survives a reboot.
     pub device: DeviceId,
-    /// File system type for mount(2): `ext4`, `xfs`.
+    /// File system type for mount(2): `ext4`, `xfs`, `btrfs`, `vfat`.
     pub filesystem: String,
     /// Mount options for mount(2)'s data argument; may be empty.
     #[serde(default)]
     pub options: String,
     /// Directory below the *root of that file system*, absolute: `/var/crash`, `/`.
     pub directory: String,
+    /// What the device has to be put together from, where the kernel does not find it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack: Option<Stack>,
 }
 
 /// A partition that `vmcorectl target prepare` has prepared for dumps without a file system: see [`crate::target::raw`].

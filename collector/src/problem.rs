@@ -77,6 +77,12 @@ codes! {
     SSH_NOT_DURABLE = 537,
     /// The SSH client could not be started.
     SSH_CLIENT = 538,
+    /// An array, or a file system of several devices, is used without one of its members.
+    ARRAY_DEGRADED = 541,
+    /// Not all ways to a multipath disk came back.
+    PATHS_MISSING = 542,
+    /// The disks are there, but what the target lies on could not be put together from them.
+    LAYER_FAILED = 543,
     /// The partition for raw dumps was not prepared, or by another version; it is not written.
     RAW_NOT_PREPARED = 551,
     /// The partition for raw dumps holds something else; it is not written.

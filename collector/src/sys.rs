@@ -358,3 +358,68 @@ pub fn take_terminal(terminal: &File) -> io::Result<()> {
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 1) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// `struct dm_ioctl`, bytes.
+const DM_IOCTL: usize = 312;
+
+/// A command of device-mapper's. `request` begins with a `struct dm_ioctl`, and is where the answer comes.
+pub fn device_mapper(control: &File, command: u8, request: &mut [u8]) -> io::Result<()> {
+    let told = request.get(12..16).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+    let len = u32::try_from(request.len()).ok();
+    if request.len() < DM_IOCTL || told.is_none() || told != len {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let code = libc::_IOWR::<[u8; DM_IOCTL]>(0xfd, u32::from(command));
+    // SAFETY: the kernel reads and writes as many bytes as data_size says, which is the length of the slice.
+    let done = unsafe { libc::ioctl(control.as_raw_fd(), code, request.as_mut_ptr()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `SET_ARRAY_INFO`: says of an md array which metadata its members have. `info` is `mdu_array_info_t`.
+pub fn md_set_array_info(array: &File, info: &[i32; 18]) -> io::Result<()> {
+    let code = libc::_IOW::<[i32; 18]>(9, 0x23);
+    // SAFETY: the kernel reads as many bytes as the array has.
+    let done = unsafe { libc::ioctl(array.as_raw_fd(), code, info.as_ptr()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `ADD_NEW_DISK`: gives an md array a member. `disk` is `mdu_disk_info_t`.
+pub fn md_add_new_disk(array: &File, disk: &[i32; 5]) -> io::Result<()> {
+    let code = libc::_IOW::<[i32; 5]>(9, 0x21);
+    // SAFETY: the kernel reads as many bytes as the array has.
+    let done = unsafe { libc::ioctl(array.as_raw_fd(), code, disk.as_ptr()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `RUN_ARRAY`: starts an md array.
+pub fn md_run(array: &File) -> io::Result<()> {
+    let code = libc::_IOW::<[i32; 3]>(9, 0x30);
+    // SAFETY: the kernel does not look at the argument.
+    let done = unsafe { libc::ioctl(array.as_raw_fd(), code, std::ptr::null::<c_void>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `STOP_ARRAY`: stops an md array that nobody else has open.
+pub fn md_stop(array: &File) -> io::Result<()> {
+    let code = libc::_IO(9, 0x32);
+    // SAFETY: the kernel does not look at the argument.
+    let done = unsafe { libc::ioctl(array.as_raw_fd(), code, std::ptr::null::<c_void>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `BTRFS_IOC_SCAN_DEV`: tells btrfs of a device. `control` is /dev/btrfs-control.
+pub fn btrfs_scan(control: &File, device: &CStr) -> io::Result<()> {
+    /// `struct btrfs_ioctl_vol_args`.
+    #[repr(C)]
+    struct VolArgs {
+        fd: i64,
+        name: [u8; 4088],
+    }
+    let mut args = VolArgs { fd: 0, name: [0; 4088] };
+    let name = device.to_bytes_with_nul();
+    args.name.get_mut(..name.len()).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name);
+    let code = libc::_IOW::<VolArgs>(0x94, 4);
+    // SAFETY: the kernel reads the struct, whose name ends with a NUL.
+    let done = unsafe { libc::ioctl(control.as_raw_fd(), code, &raw const args) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

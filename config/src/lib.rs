@@ -36,4 +36,5 @@ pub mod settings;
 pub mod shell;
 pub mod show;
 pub mod status;
+pub mod storage;
 pub mod target;

@@ -17,6 +17,8 @@ pub struct Mount {
     pub filesystem: String,
     /// What was mounted: `/dev/vda1`, `tmpfs`, `server:/export`.
     pub source: String,
+    /// Options of its file system: `rw,subvolid=256,subvol=/@`.
+    pub options: String,
 }
 
 /// The mounts of a mountinfo text. Lines that are not understood are left out: the kernel may add fields, and a line
@@ -42,6 +44,7 @@ fn line(line: &str) -> Option<Mount> {
         point,
         filesystem: unescape(rest.next()?),
         source: unescape(rest.next()?),
+        options: unescape(rest.next().unwrap_or_default()),
     })
 }
 
@@ -96,6 +99,12 @@ pub fn below_root(on: &Mount, path: &str) -> Option<String> {
     let joined = format!("{}/{}", on.root.trim_end_matches('/'), rest.trim_matches('/'));
     let trimmed = joined.trim_end_matches('/');
     Some(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
+}
+
+/// The subvolume of a btrfs that a mount shows: its number, and its path below the top of the file system.
+pub fn subvolume(mount: &Mount) -> Option<(u64, &str)> {
+    let option = |name: &str| mount.options.split(',').find_map(|o| o.strip_prefix(name));
+    Some((option("subvolid=")?.parse().ok()?, option("subvol=")?))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::kernel_image::{KernelImage, KernelImageError};
 use crate::mounts::{self, Mount};
 use crate::network::{self, NetworkError, View, Way};
 use crate::settings::{LocalSettings, Place, Settings, sanitise_host};
+use crate::storage::{self, Live, Storage, StorageError};
 use crate::target::raw::{self, RawTargetError};
 use crate::target::share::{self, ShareError};
 use crate::target::ssh::SshTargetError;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 pub const COLLECTOR_PATH: &str = "/usr/lib/vmcored/vmcore-collect";
 
 /// File systems that PID 1 mounts and writes to safely.
-pub const FILESYSTEMS: [&str; 4] = ["ext4", "ext3", "ext2", "xfs"];
+pub const FILESYSTEMS: [&str; 6] = ["ext4", "ext3", "ext2", "xfs", "btrfs", "vfat"];
 
 /// What [`resolve`] found out.
 #[derive(Clone, Debug)]
@@ -141,6 +142,9 @@ pub enum ResolveError {
     /// The collector is not installed.
     #[error("no collector at {0}: install it, or name it with `collector` in [image]")]
     NoCollector(String),
+    /// What the target lies on cannot be put together after a crash.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// A share cannot be a target.
     #[error(transparent)]
     Share(#[from] ShareError),
@@ -171,7 +175,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let kernel = KernelImage::find(root, settings.kernel.image.as_ref(), &running)?;
     let mut warnings = Vec::new();
     let mut extra = settings.image.extra_modules.clone();
-    let (mut devices, mut filesystems) = (Vec::new(), Vec::new());
+    let (mut devices, mut layers, mut filesystems) = (Vec::new(), Vec::new(), Vec::new());
     let (mut targets, mut nodes) = (Vec::new(), Vec::new());
     let (mut recorded, fence) = network::for_settings(settings, root)?;
     let mut view: Option<View> = None;
@@ -181,13 +185,22 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         let (to, node) = match &target.place {
             Place::Local(local) => {
                 let found = find_target(local, root, &mut warnings)?;
-                devices.push(found.name);
                 filesystems.push(found.filesystem.clone());
+                let mut stack = None;
+                if let Some(storage) = found.storage {
+                    devices.extend(storage.disks);
+                    layers.extend(storage.modules);
+                    warnings.extend(storage.warnings);
+                    stack = Some(storage.stack);
+                } else {
+                    devices.push(found.name);
+                }
                 let to = LocalTarget {
                     device: found.id,
                     filesystem: found.filesystem,
-                    options: local.options.clone().unwrap_or_default(),
+                    options: found.options,
                     directory: found.directory,
+                    stack,
                 };
                 (Target::Local(to), Some(found.node))
             }
@@ -223,6 +236,8 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         nodes.push(node);
     }
     devices.dedup();
+    layers.sort();
+    layers.dedup();
     warnings.extend(recorded.warnings.iter().cloned());
     let aside = aside::resolve(settings, root)?;
     packed.merge(aside.packed)?;
@@ -232,6 +247,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         release: &kernel.release,
         first: &aside.watchdog_modules,
         block_devices: &devices,
+        layers: &layers,
         network: recorded.request(),
         filesystems: &filesystems,
         extra: &extra,
@@ -311,7 +327,11 @@ struct Found {
     node: PathBuf,
     id: DeviceId,
     filesystem: String,
+    /// For mount(2).
+    options: String,
     directory: String,
+    /// What it lies on, where that is not a disk or partition.
+    storage: Option<Storage>,
 }
 
 fn find_target(
@@ -321,12 +341,19 @@ fn find_target(
 ) -> Result<Found, ResolveError> {
     const MOUNTINFO: &str = "/proc/self/mountinfo";
     let mounts = mounts::parse(&root.read(MOUNTINFO)?.ok_or(ResolveError::NoProc(MOUNTINFO))?);
+    let mut options = target.options.clone().unwrap_or_default();
     let (name, directory, mounted_as) = match &target.device {
         None => {
-            let (on, directory) = mount_of(&target.path, root, &mounts)?;
+            let (on, mut directory) = mount_of(&target.path, root, &mounts)?;
             let (major, minor) = on.device;
-            let link = format!("/sys/dev/block/{major}:{minor}");
-            let name = root.link_name(&link)?.ok_or_else(|| ResolveError::NotInSysfs(on.source.clone()))?;
+            let name = if on.filesystem == "btrfs" {
+                // Its mounts have numbers of their own, one for each subvolume.
+                directory = subvolume_of(on, &directory, &mut options);
+                name_of(&DeviceId::Path(on.source.clone()), root)?
+            } else {
+                let link = format!("/sys/dev/block/{major}:{minor}");
+                root.link_name(&link)?.ok_or_else(|| ResolveError::NotInSysfs(on.source.clone()))?
+            };
             (name, directory, Some(on.filesystem.clone()))
         }
         Some(id) => {
@@ -343,8 +370,43 @@ fn find_target(
         identity::probe(&real).map_err(|source| ResolveError::Read { what: shown.clone(), source })?;
     refuse_swap(&node, &identity, root)?;
     let filesystem = filesystem_of(target, mounted_as, &identity, &shown, warnings)?;
-    let id = stable_identity(target.device.as_ref(), &name, &node, &identity, root, warnings)?;
-    Ok(Found { name, node, id, filesystem, directory })
+    let mut tables = Live::new(root);
+    let storage = match &identity.uuid {
+        Some(uuid) if filesystem == "btrfs" => storage::of_pool(&name, uuid, root, &mut tables)?,
+        _ => storage::of_device(&name, root, &mut tables)?,
+    };
+    let id = match (&storage, &identity.uuid) {
+        // What it lies on is found by identities of its own; the disks may show the same superblock.
+        (Some(_), Some(uuid)) => DeviceId::Uuid(uuid.clone()),
+        (Some(_), None) => DeviceId::Path(shown.clone()),
+        (None, _) => stable_identity(target.device.as_ref(), &name, &node, &identity, root, warnings)?,
+    };
+    if filesystem == "vfat" && !options.contains("umask=") && !options.contains("fmask=") {
+        // Files there have no modes: this is what everything has.
+        add_option(&mut options, "umask=0077");
+    }
+    if root.read_line(Path::new("/sys/class/block").join(&name).join("ro"))?.as_deref() == Some("1") {
+        warnings.push(format!("target device {shown} is read-only: nothing can be dumped there"));
+    }
+    Ok(Found { name, node, id, filesystem, options, directory, storage })
+}
+
+fn add_option(options: &mut String, option: &str) {
+    if !options.is_empty() {
+        options.push(',');
+    }
+    options.push_str(option);
+}
+
+/// Mounts the subvolume that is mounted now, by its number: a snapshot tool may give its name to another. Returns the directory in
+/// it.
+fn subvolume_of(on: &Mount, directory: &str, options: &mut String) -> String {
+    let Some((number, top)) = mounts::subvolume(on) else { return directory.to_owned() };
+    if !options.contains("subvol") {
+        add_option(options, &format!("subvolid={number}"));
+    }
+    let rest = directory.strip_prefix(top.trim_end_matches('/')).unwrap_or(directory);
+    if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") }
 }
 
 /// The mount of a path of the running system, and the path below the root of its file system.
@@ -355,7 +417,7 @@ fn mount_of<'a>(path: &str, root: &Root, mounts: &'a [Mount]) -> Result<(&'a Mou
     }
     let canonical = canonical.to_string_lossy();
     let on = mounts::holding(mounts, &canonical).ok_or_else(|| ResolveError::NoMount(path.to_owned()))?;
-    if on.device.0 == 0 {
+    if on.device.0 == 0 && on.filesystem != "btrfs" {
         let advice = match on.filesystem.as_str() {
             "overlay" | "overlayfs" | "aufs" => {
                 "a container's or live system's root; set `device` in [[target]]"
@@ -364,7 +426,6 @@ fn mount_of<'a>(path: &str, root: &Root, mounts: &'a [Mount]) -> Result<(&'a Mou
             "nfs" | "nfs4" | "cifs" | "smb3" | "9p" | "virtiofs" | "ceph" => {
                 "name the share itself: `nfs`, `virtiofs` or `9p` in [[target]]"
             }
-            "btrfs" => "btrfs is not supported yet; set `path` to a directory on ext4 or xfs",
             _ => "set `path` to a directory on a local disk",
         };
         return Err(ResolveError::NoBlockDevice {

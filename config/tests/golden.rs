@@ -65,6 +65,7 @@ fn change(root: &Path, line: &str) {
             let device = format!("sys/devices/virtual/block/{name}");
             machine::block(root, &device, name, 253, 0);
             machine::put(root, &format!("{device}/dm/uuid"), "LVM-abc\n");
+            machine::put(root, &format!("{device}/dm/name"), "vg-lv\n");
             machine::content(root, name, |d| machine::ext4(d, 0xd0));
         }
         ["kernel", release] => {

@@ -374,7 +374,8 @@ mod tests {
         let script =
             format!("#!/bin/sh\n{{ echo \"$#:$1\"; env; }} > {out}\nread line && echo input >> {out}\n");
         let hook = [s.hook("tell", &script, 5, false)];
-        let access = Access::Mounted { root: "/target/1".into(), directory: "/var/crash".to_owned() };
+        let access =
+            Access::Mounted { root: "/target/1".into(), directory: "/var/crash".to_owned(), stack: None };
         let here = Place { access: Some(&access), directory: Some("/var/crash/h-1") };
         for (moment, place, argument, wanted) in [
             (Moment::Pre, here, "0:", "VMCORED_DIRECTORY=/target/1/var/crash/h-1"),

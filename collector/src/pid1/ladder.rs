@@ -13,8 +13,10 @@ use crate::engine::chain;
 use crate::fault;
 use crate::manifest::{Outcome, Stage, TargetRecord};
 use crate::plan::ssh::SshTarget;
+use crate::plan::storage::Stack;
 use crate::plan::{DeviceId, Plan, Rung, Target};
 use crate::problem::{Code, Problem};
+use crate::storage;
 use crate::target::raw::Partition;
 use crate::target::remote::Remote;
 use crate::target::ssh::Patience;
@@ -211,15 +213,22 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
     story.begin(Stage::Devices);
     let mount = rung.limits.reach.unwrap_or(plan.limits.mount);
     let (point, from, directory) = (root.clone(), rung.to.to_string(), directory_of(&rung.to));
+    let mut stack = None;
     match &rung.to {
         Target::Local(target) => {
-            let node = find(&target.device, device, story)?;
+            let node = find(&target.device, target.stack.as_ref(), device, story)?;
             let shown = node.display().to_string();
-            run_mount(mount, shown, story, move || local::mount_at(target, &node, &point))?;
+            stack.clone_from(&target.stack);
+            let mounted = run_mount(mount, shown, story, move || local::mount_at(target, &node, &point));
+            if mounted.is_none() {
+                // What was put together is taken apart.
+                release(plan, &[Access::Mounted { root, directory, stack }]);
+                return None;
+            }
         }
         Target::Ssh(target) => return connect(plan, rung, target, story),
         Target::Raw(target) => {
-            let node = find(&target.device, device, story)?;
+            let node = find(&target.device, None, device, story)?;
             return look_at(mount, node, story);
         }
         Target::Share(target) => {
@@ -233,7 +242,7 @@ fn reach(plan: &Plan, index: usize, rung: &Rung, device: u64, story: &mut Story)
             run_mount(mount, from, story, move || share::mount_at(target, &point))?;
         }
     }
-    Some(Access::Mounted { root, directory })
+    Some(Access::Mounted { root, directory, stack })
 }
 
 /// Looks whether the partition is one that may be written, which nobody knows but its own first bytes.
@@ -319,7 +328,7 @@ fn directory_of(target: &Target) -> String {
 }
 
 /// Waits for the device.
-fn find(device: &DeviceId, limit: u64, story: &mut Story) -> Option<PathBuf> {
+fn find(device: &DeviceId, stack: Option<&Stack>, limit: u64, story: &mut Story) -> Option<PathBuf> {
     let limit = secs(limit);
     let bounds = Bounds { total: limit.saturating_add(MARGIN), stall: Duration::MAX, badness: 0 };
     let mut node = None;
@@ -331,6 +340,12 @@ fn find(device: &DeviceId, limit: u64, story: &mut Story) -> Option<PathBuf> {
         out.tell(&Report::Doing(format!("waiting for {device}")));
         fault::devices();
         let node = local::wait_for(device, limit).map_err(|e| chain(&e))?;
+        let mut say = |code, message| out.problem(&Problem { code, message, times: 1 });
+        let node = match stack {
+            Some(stack) => storage::assemble(stack, device, limit, &mut say),
+            None => local::wait_for(device, limit),
+        };
+        let node = node.map_err(|e| chain(&e))?;
         out.tell(&Report::Device(node.display().to_string()));
         Ok(())
     });

@@ -84,7 +84,12 @@ impl DumpDirectory {
     pub fn free(&self) -> Option<u64> {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).ok()?;
         // What has no fixed size says 0 of everything.
-        (stat.blocks() > 0).then(|| stat.blocks_available().saturating_mul(stat.fragment_size()))
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+        // No file of a FAT is larger than its 32 bits of length.
+        let fat = nix::sys::statfs::fstatfs(&self.fd)
+            .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC);
+        let most = if fat { u64::from(u32::MAX) } else { u64::MAX };
+        (stat.blocks() > 0).then(|| free.min(most))
     }
 
     /// Makes names that were created, changed and removed durable.

@@ -20,6 +20,8 @@ pub struct Identity {
     pub uuid: Option<String>,
     /// Label.
     pub label: Option<String>,
+    /// `UUID_SUB`: the UUID of this device among those that share `uuid`, which md and btrfs give.
+    pub member: Option<String>,
 }
 
 /// Reads the superblock of a block device (or of an image file). A device that holds nothing known gives an
@@ -84,7 +86,8 @@ pub fn block_devices(sys_root: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-fn matches(sys_root: &Path, dev_root: &Path, name: &str, node: &Path, id: &DeviceId) -> bool {
+/// Whether the block device `name`, whose node is `node`, bears this identity.
+pub(crate) fn matches(sys_root: &Path, dev_root: &Path, name: &str, node: &Path, id: &DeviceId) -> bool {
     let same = |a: Option<String>, b: &str| a.is_some_and(|a| a.eq_ignore_ascii_case(b));
     let failed = |e: io::Error| log::debug!("{}: {e}", node.display());
     match id {

@@ -10,6 +10,7 @@ use super::raw::RawDump;
 use super::remote::Remote;
 use crate::addr::FileOffset;
 use crate::format::DumpSink;
+use crate::plan::storage::Stack;
 use crate::problem::Code;
 use std::fs::File;
 use std::io::{self, Write};
@@ -102,6 +103,8 @@ pub enum Access {
         root: PathBuf,
         /// The directory of all dumps, below the root of that file system.
         directory: String,
+        /// What its device was put together from.
+        stack: Option<Stack>,
     },
     /// A server.
     Remote(Rc<Remote>),
@@ -113,7 +116,9 @@ impl Access {
     /// Makes the directory of a crash. If `name` is taken, another is found.
     pub fn create(&self, name: &str) -> Result<Box<dyn Store>, TargetError> {
         match self {
-            Self::Mounted { root, directory } => Ok(Box::new(DumpDirectory::create(root, directory, name)?)),
+            Self::Mounted { root, directory, .. } => {
+                Ok(Box::new(DumpDirectory::create(root, directory, name)?))
+            }
             Self::Remote(remote) => Ok(Box::new(remote.create(name)?)),
             Self::Raw(node) => Ok(Box::new(RawDump::create(node, name)?)),
         }
@@ -131,7 +136,13 @@ impl Access {
     /// Lets go of it: everything that was written is durable after.
     pub fn release(&self) -> Result<(), TargetError> {
         match self {
-            Self::Mounted { root, .. } => super::local::unmount(root),
+            Self::Mounted { root, stack, .. } => {
+                let unmounted = super::local::unmount(root);
+                if let Some(stack) = stack {
+                    crate::storage::dismantle(stack);
+                }
+                unmounted
+            }
             // What was written is durable already, and PID 1 itself ends the client.
             // So is what is on a raw partition: each change of its directory is.
             Self::Remote(_) | Self::Raw(_) => Ok(()),

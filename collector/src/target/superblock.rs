@@ -89,7 +89,9 @@ fn xfs(disk: &Disk<'_>) -> Option<Identity> {
 fn btrfs(disk: &Disk<'_>) -> Option<Identity> {
     let sb = disk.read(64 << 10, 4096)?;
     let found = sb.get(0x40..0x48)? == b"_BHRfS_M";
-    found.then(|| identity("btrfs", uuid(&sb, 0x20), text(&sb, 0x12b, 256)))
+    // The dev_item at 0xc9 is that of this very device.
+    let member = uuid(&sb, 0xc9 + 66);
+    found.then(|| Identity { member, ..identity("btrfs", uuid(&sb, 0x20), text(&sb, 0x12b, 256)) })
 }
 
 /// Swap. `union swap_header` (include/linux/swap.h); the magic ends the first page, whose size is not known.
@@ -139,7 +141,8 @@ fn raid(disk: &Disk<'_>) -> Option<Identity> {
         let Some(sb) = disk.read(at, 256) else { continue };
         // super_offset says where the superblock believes to lie, in sectors.
         if le32(&sb, 0)? == MAGIC && le32(&sb, 4)? == 1 && le64(&sb, 144)? == at / 512 {
-            return Some(identity("linux_raid_member", uuid(&sb, 16), text(&sb, 32, 32)));
+            let found = identity("linux_raid_member", uuid(&sb, 16), text(&sb, 32, 32));
+            return Some(Identity { member: uuid(&sb, 168), ..found });
         }
     }
     let at = (disk.size / (64 << 10)).checked_sub(1)?.checked_mul(64 << 10)?;
@@ -195,7 +198,7 @@ fn fat_label(disk: &Disk<'_>, at: u64, len: u64) -> Option<String> {
 }
 
 fn identity(filesystem: &str, uuid: Option<String>, label: Option<String>) -> Identity {
-    Identity { filesystem: Some(filesystem.to_owned()), uuid, label }
+    Identity { filesystem: Some(filesystem.to_owned()), uuid, label, member: None }
 }
 
 /// A UUID of 16 bytes in the order they are printed; `None` when it is all zero.

@@ -13,6 +13,7 @@ use config::load::{self, Loaded};
 use config::network::explain::Explained;
 use config::settings::{self, Place, Settings};
 use config::show::Shown;
+use config::storage::explain::Drawn;
 use config::target::raw;
 use config::target::ssh::{SshAddress, SshSettings, propagate};
 use config::{crashkernel, import, resolve, status};
@@ -662,11 +663,13 @@ fn explain(prepared: &Prepared, out: &mut dyn Write) -> io::Result<()> {
     for (rung, node) in resolved.plan.targets.iter().zip(&resolved.nodes) {
         let now = node.as_ref().map(|node| format!(" (now {})", node.display())).unwrap_or_default();
         match &rung.to {
-            Target::Local(local) => writeln!(
-                out,
-                "target       {}{now}, {}, directory {}",
-                local.device, local.filesystem, local.directory
-            )?,
+            Target::Local(local) => {
+                let (device, directory) = (&local.device, &local.directory);
+                writeln!(out, "target       {device}{now}, {}, directory {directory}", local.filesystem)?;
+                if let Some(stack) = &local.stack {
+                    write!(out, "{}", Drawn { stack, head: "  on         " })?;
+                }
+            }
             Target::Share(share) => writeln!(
                 out,
                 "target       {} {}, directory {}, options {}",

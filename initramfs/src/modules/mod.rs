@@ -34,6 +34,8 @@ pub struct ModuleRequest<'a> {
     pub first: &'a [String],
     /// Kernel names of the targets' block devices: `vda1`, `nvme0n1p2`.
     pub block_devices: &'a [String],
+    /// Modules of the layers between disks and file systems: `dm_mod`, `raid1`.
+    pub layers: &'a [String],
     /// The links to the targets on the network.
     pub network: NetworkRequest<'a>,
     /// File system types, as in mount(2): `ext4`.
@@ -105,7 +107,8 @@ const MOUNT_REQUESTS: [(&str, &[&str]); 2] =
 
 /// Finds the modules and firmware for a target.
 pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
-    let ModuleRequest { root, release, first, block_devices, network, filesystems, extra, omit } = *request;
+    let ModuleRequest { root, release, first, block_devices, layers, network, filesystems, extra, omit } =
+        *request;
     check_name("kernel release", release)?;
 
     let mut walks = Vec::new();
@@ -129,6 +132,10 @@ pub fn plan_modules(request: &ModuleRequest<'_>) -> Result<ModulePlan, Error> {
     }
     for step in &steps {
         add_driver(&mut resolver, step)?;
+    }
+    for layer in layers {
+        check_name("layer", layer)?;
+        resolver.module(layer, true, "what the target lies on")?;
     }
     network::add_kinds(&mut resolver, &network)?;
     for filesystem in filesystems {

@@ -48,6 +48,7 @@ fn run(text: &str) -> String {
         first: &[],
         release: field("release"),
         block_devices: &[field("device").to_string()],
+        layers: &[],
         filesystems: &[field("filesystem").to_string()],
         network: initramfs::NetworkRequest::default(),
         extra: &list("extra"),

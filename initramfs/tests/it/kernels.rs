@@ -35,6 +35,7 @@ fn ext4_on_virtio() {
             first: &[],
             release: &release,
             block_devices: &["vda1".to_string()],
+            layers: &[],
             filesystems: &["ext4".to_string()],
             network: initramfs::NetworkRequest::default(),
             extra: &[],

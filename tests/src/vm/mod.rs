@@ -15,6 +15,7 @@ pub mod raw;
 pub mod redact;
 pub mod runner;
 pub mod ssh;
+pub mod storage;
 
 use crate::lab::foreign::{ARM64, ARM64_16K, ARM64_LPA2, PPC64EL, S390X};
 use crate::lab::guest::Paging;
@@ -64,6 +65,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "hook-refuses", run: hooks::refused },
     Scenario { name: "failure-shell", run: hooks::shell },
     Scenario { name: "failure-rootfs", run: hooks::rootfs },
+    Scenario { name: "storage-lvm", run: storage::lvm },
+    Scenario { name: "storage-md", run: storage::md },
+    Scenario { name: "storage-btrfs", run: storage::btrfs },
+    Scenario { name: "storage-faults", run: storage::faults },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];

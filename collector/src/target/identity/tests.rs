@@ -36,7 +36,12 @@ fn image(dir: &Path, mib: u64) -> PathBuf {
 
 fn blkid(image: &Path) -> Identity {
     let value = |key| Some(run("blkid", &["-p", "-o", "value", "-s", key], image)).filter(|v| !v.is_empty());
-    Identity { filesystem: value("TYPE"), uuid: value("UUID"), label: value("LABEL") }
+    Identity {
+        filesystem: value("TYPE"),
+        uuid: value("UUID"),
+        label: value("LABEL"),
+        member: value("UUID_SUB"),
+    }
 }
 
 #[test]
@@ -135,6 +140,7 @@ fn what_wraps_a_file_system_comes_first() {
             filesystem: Some(filesystem.to_owned()),
             uuid: uuid.map(str::to_owned),
             label: label.map(str::to_owned),
+            member: found.member.clone(),
         };
         assert_eq!(found, expected, "{name}");
     }

@@ -1,0 +1,269 @@
+//! Targets that the kernel does not find by itself: LVM, md, btrfs; and those that fail. A second guest, with the tools of the
+//! distribution, reads what was written: what the collector has put together has to be left as they know it.
+
+use super::crash::{Crash, Crashed, Dump};
+use super::runner::Bench;
+use crate::kdump_reader::KdumpFile;
+use crate::lab::command::{find, output};
+use crate::lab::disk::{Contents, Disk};
+use crate::lab::guest::{Guest, Paging};
+use crate::lab::kernel::Series;
+use anyhow::{Context, Result, anyhow, ensure};
+use collector::manifest::{Manifest, Outcome};
+use collector::problem::Code;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// Tools of the distribution with the libraries they need, for a guest.
+fn tools(names: &[&str]) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    for name in names {
+        let program =
+            find(name).with_context(|| format!("{name} is not installed: run `cargo xtask setup`"))?;
+        for word in output(Command::new("ldd").arg(&program))?.split_whitespace() {
+            if word.starts_with('/') {
+                files.push((PathBuf::from(word), word.to_owned()));
+            }
+        }
+        files.push((program, format!("/usr/bin/{name}")));
+    }
+    Ok(files)
+}
+
+/// Disks besides the first: `vdb` and on, of these sizes in MiB and with these options.
+fn disks(dir: &Path, wanted: &[(u64, &str)]) -> Result<(Vec<Disk>, Vec<String>)> {
+    let (mut disks, mut devices) = (Vec::new(), Vec::new());
+    for (number, (mib, options)) in wanted.iter().enumerate() {
+        let disk = Disk::create(&dir.join(format!("{number}.img")), *mib, Contents::Blank)?;
+        let drive = format!("if=none,id=d{number},file={},format=raw,cache=unsafe", disk.path.display());
+        // Behind the slots that QEMU gives by itself, so that the first disk stays vda.
+        let device = format!("virtio-blk-pci,drive=d{number},addr={:#x}{options}", 0x10 + number);
+        devices.extend(["-drive".to_owned(), drive, "-device".to_owned(), device]);
+        disks.push(disk);
+    }
+    Ok((disks, devices))
+}
+
+/// Shell for all guests here: waits for a disk, and runs lvm where there is no udev.
+const SHELL: &str = "
+await() { n=0; while [ ! -b $1 ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done; }
+lv() { LVM_SUPPRESS_FD_WARNINGS=1 lvm \"$@\" --config 'devices{use_devicesfile=0} activation{udev_sync=0 udev_rules=0 monitoring=0}'; }
+quietly() { \"$@\" > /tmp/said 2>&1 || { echo \"LAB-FAILED $*\"; cat /tmp/said; }; }
+mkdir -p /run/lock/lvm /etc/lvm /d
+";
+
+/// Has a second guest mount, by `script`, the file system with the dump at /mnt, and copies it out.
+fn read_back(
+    bench: &Bench<'_>,
+    crashed: &Crashed,
+    disks: &[Disk],
+    script: &str,
+    files: &[(PathBuf, String)],
+) -> Result<(PathBuf, String)> {
+    let tar = Disk::create(&crashed.dir.join("copy.tar"), 256, Contents::Blank)?;
+    let reader = Guest {
+        kernel: bench.kernel(Series::V6_1)?,
+        paging: Paging::Four,
+        memory: 512,
+        cmdline: String::new(),
+        // As vda, so that the others have the names that they had.
+        disks: [&[tar.clone()], disks].concat(),
+        script: format!("{SHELL}\n{script}\ncd /mnt; section copy tar -cf /dev/vda ."),
+        devices: Vec::new(),
+        files: files.to_vec(),
+        limit: Duration::from_secs(120),
+    };
+    let run = bench.lab.run(&reader, &crashed.dir.join("reader.log"))?;
+    ensure!(
+        matches!(run.console.section("copy"), Some((_, 0))),
+        "the reader failed:\n{}",
+        run.console.tail(20)
+    );
+    let to = crashed.dir.join("read");
+    std::fs::create_dir_all(&to)?;
+    output(
+        Command::new("tar").args(["-x", "--no-same-owner", "-p", "-f"]).arg(&tar.path).arg("-C").arg(&to),
+    )?;
+    Ok((to, run.console.tail(200)))
+}
+
+/// The dump is whole, and nobody but root reads it.
+fn whole(bench: &Bench<'_>, dump: &Dump) -> Result<()> {
+    dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
+    let vmcore = dump.dir.join("vmcore");
+    let file = KdumpFile::open(&vmcore).map_err(|e| anyhow!(e))?;
+    let wrong = file.check();
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    output(Command::new(&bench.programs.control).arg("verify").arg(&vmcore))?;
+    let log = std::fs::read_to_string(dump.dir.join("vmcore-dmesg.txt"))?;
+    ensure!(log.contains("sysrq triggered crash"), "the log is not whole:\n{log}");
+    Ok(())
+}
+
+fn has(manifest: &Manifest, code: Code) -> bool {
+    manifest.problems.iter().any(|p| p.code == code)
+}
+
+/// A logical volume, first linear on one disk, then striped over both; and in the crash kernel the disks have each other's names.
+pub fn lvm(bench: &Bench<'_>) -> Result<()> {
+    let dir = bench.scratch("storage-lvm-disks")?;
+    let (disks, devices) = disks(&dir, &[(160, ""), (256, "")])?;
+    let mut crash = Crash::new(bench, "storage-lvm", Series::V6_1)?;
+    crash.disk = (16, Contents::Ext4);
+    crash.devices = devices;
+    crash.files = tools(&["lvm", "mkfs.ext4"])?;
+    crash.settings = "[[target]]\npath = \"/d\"\n".to_owned();
+    crash.before = format!(
+        "{SHELL}
+modprobe dm_mod; await /dev/vdb; await /dev/vdc
+b=$(basename $(readlink -f /sys/block/vdb/device)); c=$(basename $(readlink -f /sys/block/vdc/device))
+cd /sys/bus/virtio/drivers/virtio_blk; echo $b > unbind; echo $c > unbind; echo $c > bind; await /dev/vdb; echo $b > bind; cd /
+await /dev/vdc
+echo LAB-SIZE $(cat /sys/block/vdb/size)
+quietly lv pvcreate -q /dev/vdb /dev/vdc
+quietly lv vgcreate -q vg /dev/vdb /dev/vdc
+quietly lv lvcreate -q -Wn -Zn -y -l 4 -n dumps vg /dev/vdc
+quietly lv lvextend -q -i 2 -I 64k -l +60 vg/dumps
+quietly mkfs.ext4 -q /dev/mapper/vg-dumps
+mount -t ext4 /dev/mapper/vg-dumps /d
+section explain vmcorectl arm --explain"
+    );
+    let crashed = crash.run(bench)?;
+    let console = &crashed.run.console;
+    ensure!(console.find("LAB-SIZE 524288").is_some(), "the disks were not swapped:\n{}", console.tail(30));
+    let explained = console.section("explain").map(|(said, _)| said).unwrap_or_default();
+    for wanted in ["vg-dumps (linear, striped), 16 MiB + 240 MiB in 2 stripes", "dm_mod"] {
+        ensure!(explained.contains(wanted), "no {wanted:?}:\n{explained}");
+    }
+    let script = "modprobe dm_mod; quietly lv vgchange -q -ay vg; mount -t ext4 /dev/mapper/vg-dumps /mnt";
+    let (files, _) = read_back(bench, &crashed, &disks, script, &crash.files)?;
+    let dump = Dump::in_directory(&files)?;
+    whole(bench, &dump)?;
+    ensure!(dump.manifest.problems.is_empty(), "{:#?}", dump.manifest.problems);
+    let stack = bench.drgn()?.crashed_stack(&dump.dir.join("vmcore"), bench.vmlinux(Series::V6_1)?)?;
+    ensure!(stack.contains("sysrq_handle_crash"), "drgn's stack:\n{stack}");
+    Ok(())
+}
+
+/// A mirror that has lost one of its disks since it was recorded; afterwards it is clean.
+pub fn md(bench: &Bench<'_>) -> Result<()> {
+    let dir = bench.scratch("storage-md-disks")?;
+    let (disks, devices) = disks(&dir, &[(256, ""), (256, "")])?;
+    let mut crash = Crash::new(bench, "storage-md", Series::V6_1)?;
+    crash.disk = (16, Contents::Ext4);
+    crash.devices = devices;
+    crash.files = tools(&["mdadm", "mkfs.ext4"])?;
+    crash.settings = "[[target]]\npath = \"/d\"\n".to_owned();
+    let environment = "export MDADM_NO_UDEV=1; modprobe raid1; await /dev/vdb; await /dev/vdc";
+    crash.before = format!(
+        "{SHELL}
+{environment}
+quietly mdadm --create /dev/md0 --run --metadata=1.2 --level=1 --raid-devices=2 --assume-clean /dev/vdb /dev/vdc
+quietly mkfs.ext4 -q /dev/md0
+mount -t ext4 /dev/md0 /d"
+    );
+    "quietly mdadm /dev/md0 --fail /dev/vdb --remove /dev/vdb; quietly mdadm --zero-superblock /dev/vdb
+dd if=/dev/urandom of=/d/dirty bs=1M count=8 2>/dev/null"
+        .clone_into(&mut crash.after);
+    let crashed = crash.run(bench)?;
+    let script = format!(
+        "{environment}
+quietly mdadm --assemble --run /dev/md0 /dev/vdc
+echo LAB-STATE $(mdadm --detail /dev/md0 | grep 'State :')
+mount -t ext4 /dev/md0 /mnt"
+    );
+    let (files, said) = read_back(bench, &crashed, &disks, &script, &crash.files)?;
+    ensure!(said.contains("LAB-STATE State : clean, degraded"), "the array was left dirty:\n{said}");
+    let dump = Dump::in_directory(&files)?;
+    whole(bench, &dump)?;
+    ensure!(has(&dump.manifest, Code::ARRAY_DEGRADED), "{:#?}", dump.manifest.problems);
+    Ok(())
+}
+
+/// A directory in a subvolume of a btrfs on two disks; the next rung is a FAT, which gets the log.
+pub fn btrfs(bench: &Bench<'_>) -> Result<()> {
+    let dir = bench.scratch("storage-btrfs-disks")?;
+    let (disks, devices) = disks(&dir, &[(160, ""), (160, ""), (64, "")])?;
+    output(
+        Command::new(find("mkfs.vfat").context("no mkfs.vfat")?).arg("-n").arg("FAT").arg(&disks[2].path),
+    )?;
+    let mut crash = Crash::new(bench, "storage-btrfs", Series::V6_1)?;
+    crash.disk = (16, Contents::Ext4);
+    crash.devices = devices;
+    crash.files = tools(&["mkfs.btrfs", "btrfs"])?;
+    crash.settings =
+        "[[target]]\npath = \"/d/deep\"\n[[target]]\ndevice = \"LABEL=FAT\"\npath = \"/Crash Dumps\"\n"
+            .to_owned();
+    crash.before = format!(
+        "{SHELL}
+modprobe btrfs; await /dev/vdd
+quietly mkfs.btrfs -q -d raid0 -m raid1 /dev/vdb /dev/vdc
+mount -t btrfs /dev/vdb /mnt; quietly btrfs subvolume create /mnt/@var; mkdir /mnt/@var/x; umount /mnt
+mount -t btrfs -o subvol=@var /dev/vdb /mnt; mount -o bind /mnt/x /d; mkdir /d/deep"
+    );
+    let crashed = crash.run(bench)?;
+    let script = "modprobe btrfs; modprobe vfat; await /dev/vdd
+quietly btrfs device scan /dev/vdb /dev/vdc
+mount -t btrfs -o subvol=@var /dev/vdb /d; mkdir -p /d/x/deep/fat; mount -t vfat -o umask=0077 /dev/vdd /mnt
+cp -a '/mnt/Crash Dumps' /d/x/deep/fat/; umount /mnt; mount -o bind /d/x/deep /mnt";
+    let (files, _) = read_back(bench, &crashed, &disks, script, &crash.files)?;
+    whole(bench, &Dump::in_directory(&files)?)?;
+    let log = Dump::in_directory(&files.join("fat/Crash Dumps"))?;
+    log.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])
+}
+
+/// A disk that fails under way, one that may not be written to, one that is gone, and at last one that is good, if only a FAT.
+pub fn faults(bench: &Bench<'_>) -> Result<()> {
+    let dir = bench.scratch("storage-faults-disks")?;
+    let (disks, mut devices) = disks(&dir, &[(200, ",serial=fails"), (32, ""), (32, ""), (256, "")])?;
+    output(
+        Command::new(find("mkfs.vfat").context("no mkfs.vfat")?).arg("-n").arg("FAT").arg(&disks[3].path),
+    )?;
+    for (disk, label) in [(&disks[1], "readonly"), (&disks[2], "gone")] {
+        let mke2fs = find("mke2fs").context("no mke2fs")?;
+        output(Command::new(mke2fs).args(["-q", "-F", "-t", "ext4", "-L", label]).arg(&disk.path))?;
+    }
+    if let Some(drive) = devices.iter_mut().find(|d| d.starts_with("if=none,id=d1,")) {
+        drive.push_str(",readonly=on");
+    }
+    let mut crash = Crash::new(bench, "storage-faults", Series::V6_1)?;
+    crash.disk = (16, Contents::Ext4);
+    crash.devices = devices;
+    crash.files = tools(&["dmsetup", "mkfs.ext4"])?;
+    crash.settings = "[[target]]\npath = \"/d\"\n\
+        [[target]]\ndevice = \"LABEL=readonly\"\npath = \"/\"\n\
+        [[target]]\ndevice = \"LABEL=gone\"\npath = \"/\"\nlimits = { reach = 6 }\n\
+        [[target]]\ndevice = \"LABEL=FAT\"\npath = \"/\"\n\
+        [[dump]]\nfile = \"vmcore\"\nlevel = 17\n"
+        .to_owned();
+    // All metadata lies in the first of its 16 MiB, there being one group of blocks; most of the data's blocks fail.
+    crash.before = format!(
+        "{SHELL}
+modprobe dm_mod; await /dev/vde
+echo '0 245760 linear /dev/vdb 2048' | dmsetup create --noudevsync bad
+await /dev/dm-0
+quietly mkfs.ext4 -q -O ^has_journal /dev/dm-0
+mount -t ext4 /dev/dm-0 /d
+section suspended dmsetup suspend --noudevsync bad
+printf '0 32768 linear /dev/vdb 2048\\n32768 212992 error\\n' | dmsetup load bad
+section resumed dmsetup resume --noudevsync bad"
+    );
+    "dd if=/dev/zero of=/dev/vdd bs=1M count=4 conv=fsync 2>/dev/null".clone_into(&mut crash.after);
+    let crashed = crash.run(bench)?;
+    let script = "modprobe vfat; await /dev/vde; mount -t vfat -o umask=0077 /dev/vde /mnt";
+    let (files, _) = read_back(bench, &crashed, &disks, script, &[])?;
+    let dump = Dump::in_directory(&files)?;
+    whole(bench, &dump)?;
+    let told = &dump.manifest.targets;
+    ensure!(told.len() == 4, "{told:#?}");
+    ensure!(told[0].failure.is_some() && told[0].outcome != Outcome::Complete, "{told:#?}");
+    for (record, words) in told.iter().zip(["", "readonly", "gone"]).skip(1) {
+        ensure!(record.failure.is_some() && record.target.contains(words), "{told:#?}");
+        ensure!(record.outcome == Outcome::Nothing, "{told:#?}");
+    }
+    ensure!(told[3].failure.is_none() && told[3].outcome == Outcome::Complete, "{told:#?}");
+    let console = crashed.crash_console();
+    ensure!(console.contains(&Code::TARGET_WRITE_FAILED.to_string()), "no write failed:\n{console}");
+    Ok(())
+}
