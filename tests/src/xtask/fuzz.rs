@@ -68,7 +68,7 @@ pub fn fuzz(arguments: &[String]) -> Result<()> {
     let asked = parse(arguments)?;
     let place = Place::prepare(&asked.targets)?;
     if let (Some(input), [target]) = (&asked.input, asked.targets.as_slice()) {
-        return run(place.fuzzer(target).arg("-timeout=5").arg("-rss_limit_mb=512").arg(input));
+        return run(place.fuzzer(target).arg("-timeout=20").arg("-rss_limit_mb=512").arg(input));
     }
     let tally = place.all(&asked.targets, asked.seconds, asked.jobs);
     println!("{tally}");
@@ -176,7 +176,7 @@ impl Place {
         fuzzer
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-max_len={}", target.max_len))
-            .args(["-rss_limit_mb=512", "-timeout=5", "-print_final_stats=1", "-verbosity=1"])
+            .args(["-rss_limit_mb=512", "-timeout=20", "-print_final_stats=1", "-verbosity=1"])
             .arg(artifacts)
             .arg(self.corpus(target))
             .arg(self.seeds(target))
