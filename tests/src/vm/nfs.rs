@@ -69,7 +69,7 @@ fn dump(bench: &Bench<'_>, name: &str, server: &str, options: &str) -> Result<()
 /// The dump is whole and opens.
 pub fn verify(bench: &Bench<'_>, dir: &Path) -> Result<()> {
     let vmcore = dir.join("vmcore");
-    collector::input::Input::open(&[vmcore.clone()])?;
+    collector::input::Input::open(std::slice::from_ref(&vmcore))?;
     let stack = bench.drgn()?.crashed_stack(&vmcore, bench.vmlinux(Series::V6_1)?)?;
     ensure!(stack.contains("sysrq_handle_crash"), "drgn's stack:\n{stack}");
     Ok(())
