@@ -339,7 +339,6 @@ fn find(device: &DeviceId, stack: Option<&Stack>, limit: u64, story: &mut Story)
     let ended = child::run(bounds, &mut hear, |out| {
         out.tell(&Report::Doing(format!("waiting for {device}")));
         fault::devices();
-        let node = local::wait_for(device, limit).map_err(|e| chain(&e))?;
         let mut say = |code, message| out.problem(&Problem { code, message, times: 1 });
         let node = match stack {
             Some(stack) => storage::assemble(stack, device, limit, &mut say),
