@@ -2,7 +2,7 @@
 
 use super::DumpSink;
 use super::is_zero;
-use super::read::flattened::{FlattenedError, Said, check_header};
+use super::read::flattened::{FlattenedError, Said, check_header, plausible};
 use super::stream::HEADER;
 use crate::addr::FileOffset;
 use std::io::{self, Read};
@@ -34,6 +34,14 @@ pub enum RearrangeError {
         /// Which, from 0.
         record: u64,
         /// Where.
+        bytes: u64,
+    },
+    /// It would be a file of nearly nothing but gaps, which no dump is.
+    #[error("a stream of {stream} bytes claims a file of {bytes}: this is no dump")]
+    Sparse {
+        /// Bytes of the stream.
+        stream: u64,
+        /// Bytes of the file.
         bytes: u64,
     },
     /// The stream could not be read.
@@ -92,6 +100,9 @@ pub fn rearrange(input: &mut dyn Read, sink: &dyn DumpSink) -> Result<Rearranged
         stream.records = stream.records.saturating_add(1);
     }
     done.records = stream.records;
+    if done.bytes > plausible(stream.bytes) {
+        return Err(RearrangeError::Sparse { stream: stream.bytes, bytes: done.bytes });
+    }
     if written < done.bytes {
         // A gap at the end would leave the file short.
         let last = FileOffset::new(done.bytes.saturating_sub(1));
@@ -152,6 +163,7 @@ impl Stream<'_> {
 mod tests {
     use super::*;
     use crate::format::stream::Flattened;
+    use crate::vmcore::ReadAt;
     use proptest::prelude::*;
     use std::sync::Mutex;
 
@@ -216,6 +228,30 @@ mod tests {
                 prop_assert!(!*sink.finished.lock().unwrap());
             }
         }
+    }
+
+    struct Nowhere;
+    impl DumpSink for Nowhere {
+        fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+        fn finish(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_few_bytes_claim_no_file_of_gaps() {
+        let flat = Flattened::new(Vec::new());
+        flat.write_at(FileOffset::new(0), &[1; 4096]).unwrap();
+        flat.write_at(FileOffset::new(16 << 40), &[1]).unwrap();
+        flat.finish().unwrap();
+        let stream = flat.into_inner();
+        let said = rearrange(&mut stream.as_slice(), &Nowhere).unwrap_err();
+        assert!(matches!(said, RearrangeError::Sparse { .. }), "{said}");
+        let opened = super::super::read::flattened::FlatFile::open(Box::new(stream)).unwrap();
+        assert_eq!(opened.size(), 4096);
+        assert!(!opened.is_whole());
     }
 
     #[test]

@@ -163,7 +163,18 @@ impl<'a> FlatFile<'a> {
             }
         }
         let count = records.len();
-        let records = settle(records);
+        let mut records = settle(records);
+        let most = plausible(source.size());
+        let believed = records.partition_point(|record| record.end() <= most);
+        if let Some(first) = records.get(believed) {
+            let message = format!(
+                "the flattened dump of {} bytes claims a file of {} and more; what is past {most} is left out",
+                source.size(),
+                first.at
+            );
+            problems.push(Code::INPUT_INCOMPLETE, message);
+            records.truncate(believed);
+        }
         let size = records.last().map_or(0, Record::end);
         let mut complaints = source.complaints().to_vec();
         complaints.extend_from_slice(problems.list());
@@ -194,6 +205,12 @@ impl<'a> FlatFile<'a> {
     fn first_after(&self, at: u64) -> usize {
         self.records.partition_point(|record| record.end() <= at)
     }
+}
+
+/// How long a file may be that a stream of so many bytes restores. All of a file but the gaps in its bitmaps is in the
+/// stream; a few bytes that claim 16 TiB of zeros would keep a reader busy for hours.
+pub(in crate::format) fn plausible(stream: u64) -> u64 {
+    stream.saturating_mul(1024).saturating_add(1 << 30)
 }
 
 /// Ascending and apart from each other: where two overlap, the later one in the stream wins.
