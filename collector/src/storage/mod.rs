@@ -136,7 +136,7 @@ fn part_of(part: usize, made: &[Option<Device>]) -> Result<&Device, TargetError>
     made.get(part).and_then(Option::as_ref).ok_or_else(missing)
 }
 
-fn opened<'m>(mapper: &'m mut Option<Mapper>) -> Result<&'m Mapper, TargetError> {
+fn opened(mapper: &mut Option<Mapper>) -> Result<&Mapper, TargetError> {
     match mapper {
         Some(mapper) => Ok(mapper),
         none => {

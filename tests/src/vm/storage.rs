@@ -68,7 +68,7 @@ fn read_back(
         memory: 512,
         cmdline: String::new(),
         // As vda, so that the others have the names that they had.
-        disks: [&[tar.clone()], disks].concat(),
+        disks: [std::slice::from_ref(&tar), disks].concat(),
         script: format!("{SHELL}\n{script}\ncd /mnt; section copy tar -cf /dev/vda ."),
         devices: Vec::new(),
         files: files.to_vec(),
