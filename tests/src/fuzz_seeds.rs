@@ -261,6 +261,32 @@ pub fn seeds(target: &str, bases: &[(String, Vec<u8>)]) -> Result<Vec<(String, V
             let numbers = integers(false, &[(1, 4), (1, 4), (3, 8), (16, 4), (0, 4)]);
             add("chunk", &[&[2], &numbers, &[0; 456], b"sixteen bytes...", text]);
         }
+        "kdump_conf" => {
+            for (number, text) in [
+                "xfs LABEL=\"a b\" # c\npath /x\ncore_collector makedumpfile -F -c -d 31,1 --config /r\n",
+                "ssh a@2001:db8::1\nsshkey /k\nfence_kdump_nodes a b\nfence_kdump_args -p1 -f ipv4 --count=2\n",
+                "dracut_args --mount \"h:/x /m nfs4 rw,vers=4\" --add-drivers 'a b'\noptions m a=b\nblacklist n\n",
+                "kdump_pre /a\ndefault shell\nextra_bins /b\ndisk_timeout 5\nforce_rebuild 1\nnfs4 h:/x\n",
+                "USE_KDUMP=1\nMAKEDUMP_ARGS=\"-c -d 31\"\nNFS='h:/x'\nA=\"${B:-$(c)}\" # d\nexport E+=\\$f\n",
+                "KDUMP_SAVEDIR=\"ssh://u:p@h/d\"\nKDUMP_DUMPLEVEL=1\nKDUMP_DUMPFORMAT=lzo\n",
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                add(&number.to_string(), &[text.as_bytes()]);
+            }
+        }
+        "crashkernel" => {
+            for (number, text) in [
+                "quiet crashkernel=0x8000000@16M crashkernel=1G,high crashkernel=256M,low crashkernel=1T,cma",
+                "crashkernel=2G-64G:256M,64G-:512M@1G \"x=a b\" -- crashkernel=1",
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                add(&number.to_string(), &[text.as_bytes()]);
+            }
+        }
         // A target nobody has seeds for starts from these few.
         _ => add("text", &[text]),
     }

@@ -10,6 +10,7 @@
 
 pub mod base;
 mod codecs;
+mod configuration;
 mod containers;
 mod exercise;
 mod machine;
@@ -47,6 +48,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "rules", max_len: 1 << 10, run: symbols::rules },
     Target { name: "raw", max_len: 16 << 10, run: raw::raw },
     Target { name: "options", max_len: 512, run: options::options },
+    Target { name: "kdump_conf", max_len: 1 << 10, run: configuration::kdump_conf },
+    Target { name: "crashkernel", max_len: 256, run: configuration::crashkernel },
 ];
 
 impl Target {

@@ -441,7 +441,7 @@ pub fn label(bench: &Bench<'_>) -> Result<()> {
     complete(&Dump::in_directory(&crashed.dir.join("files/deep/down"))?)
 }
 
-fn complete(dump: &Dump) -> Result<()> {
+pub(super) fn complete(dump: &Dump) -> Result<()> {
     dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
     let file = KdumpFile::open(dump.dir.join("vmcore")).map_err(|e| anyhow!(e))?;
     let wrong = file.check();

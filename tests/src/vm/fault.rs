@@ -13,7 +13,7 @@ pub(super) const LIMITS: &str =
     "[limits]\ndevice = 8\nmodules = 20\nmount = 20\nstall = 10\nengine = 40\nfinish = 20\n";
 
 /// Seconds from the panic to the restart that nothing here may take, under TCG on a loaded machine.
-const BOUND: f64 = 90.0;
+pub(super) const BOUND: f64 = 90.0;
 
 fn faulty(bench: &Bench<'_>, name: &str, fault: &str) -> Result<Crashed> {
     let mut crash = Crash::new(bench, name, Series::V6_1)?;

@@ -1,9 +1,10 @@
-//! What is done besides dumping: the user's programs, a shell, a last resort.
+//! What is done besides dumping: the user's programs, a shell, a last resort, the hardware watchdog.
 
-use super::crash::Crash;
-use super::fault::{LIMITS, restarted};
+use super::crash::{Crash, Crashed};
+use super::fault::{BOUND, LIMITS, restarted};
 use super::runner::Bench;
 use crate::lab::command::{find, output};
+use crate::lab::disk::Contents;
 use crate::lab::kernel::Series;
 use crate::lab::machine::Machine;
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,9 @@ use collector::problem::Code;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+
+/// Seconds that the watchdog waits in the crash kernel: less than what it is fed through.
+const WATCHDOG: u64 = 10;
 
 /// A program with libraries, and those, for the guest's root.
 fn elf() -> Result<Vec<(PathBuf, String)>> {
@@ -31,6 +35,18 @@ fn script(path: &str, text: &str) -> String {
     )
 }
 
+/// Gives the machine a watchdog, and has somebody keep it running.
+fn with_watchdog(crash: &mut Crash<'_>) {
+    crash.devices.extend(["-device", "i6300esb", "-action", "watchdog=reset"].map(str::to_owned));
+    crash.before.push_str(
+        "modprobe i6300esb
+n=0; while [ ! -c /dev/watchdog ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
+watchdog -T 90 -t 2 /dev/watchdog
+n=0; while [ \"$(cat /sys/class/watchdog/watchdog0/state)\" != active ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
+section watchdog cat /sys/class/watchdog/watchdog0/state\n",
+    );
+}
+
 fn says(console: &str, wanted: &[&str]) -> Result<()> {
     for text in wanted {
         ensure!(console.contains(text), "no {text:?} on the console:\n{console}");
@@ -38,10 +54,12 @@ fn says(console: &str, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Hooks that do what they are for, one that hangs and one that fails; and a machine that halts.
+/// Hooks that do what they are for, one that hangs and one that fails; a watchdog whose time is shorter than the capture takes; and
+/// a machine that halts and is then left alone by it.
 pub fn hooks(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "hooks", Series::V6_1)?;
     crash.files = elf()?;
+    with_watchdog(&mut crash);
     crash.before.push_str(&script(
         "/opt/before",
         "echo before has $# arguments and $(ls $VMCORED_DIRECTORY)\n/usr/bin/printenv VMCORED_HOOK VMCORED_TARGET",
@@ -52,18 +70,22 @@ pub fn hooks(bench: &Bench<'_>) -> Result<()> {
         "/opt/after",
         "echo \"$1 $VMCORED_OUTCOME\" > $VMCORED_DIRECTORY/after.txt; cp /proc/uptime $VMCORED_TARGET/uptime; sync",
     ));
-    crash.settings = "final_action = \"halt\"\n[[target]]\npath = \"/var/crash\"\n\
-                      [hooks]\npre = [\"/opt/before\"]\npost = [\"/opt/after\"]\nlimit = 15\n\
-                      [image]\nextra_bins = [\"/usr/bin/printenv\"]\n"
-        .to_owned();
+    crash.settings = format!(
+        "final_action = \"halt\"\n[[target]]\npath = \"/var/crash\"\n\
+         [hooks]\npre = [\"/opt/before\"]\npost = [\"/opt/after\"]\nlimit = {}\n\
+         [watchdog]\ntimeout = {WATCHDOG}\n[image]\nextra_bins = [\"/usr/bin/printenv\"]\n",
+        WATCHDOG + 5
+    );
     let crashed = crash.run_during(bench, |machine| {
         machine.wait_for("reboot: System halted")?;
+        std::thread::sleep(Duration::from_secs(WATCHDOG + 2));
         machine.monitor()?.quit()
     })?;
     let console = crashed.crash_console();
     says(
         &console,
         &[
+            "watchdog: watchdog0 (i6300ESB timer) is fed, and waits 10 s",
             "hook before: before has 0 arguments and manifest.json-incomplete vmcore-dmesg.txt",
             "hook before: pre",
             "hook before: /target/0",
@@ -71,6 +93,7 @@ pub fn hooks(bench: &Bench<'_>) -> Result<()> {
             "hook /etc/kdump/pre.d/10-hangs was over its deadline of 15 s and was killed",
             "hook /etc/kdump/pre.d/20-fails ended with status 3",
             "hook /opt/after: done",
+            "watchdog: stopped",
         ],
     )?;
     let dump = crashed.dump()?;
@@ -156,4 +179,28 @@ pub fn rootfs(bench: &Bench<'_>) -> Result<()> {
     let told = &dump.manifest.targets;
     ensure!(told.len() == 2 && told[0].failure.is_some() && told[1].failure.is_none(), "{told:#?}");
     says(&crashed.crash_console(), &["reboot: Power down"])
+}
+
+/// An engine that hangs is the deadline's to end, although that is longer than the watchdog waits; a PID 1 that hangs is the
+/// watchdog's.
+pub fn watchdog(bench: &Bench<'_>) -> Result<()> {
+    let mut crash = Crash::new(bench, "watchdog", Series::V6_1)?;
+    with_watchdog(&mut crash);
+    crash.disk = (1024, Contents::Ext4);
+    crash.settings = format!(
+        "[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\nlevel = 0\n[limits]\nstall = {}\n\
+         [watchdog]\ntimeout = {WATCHDOG}\n[kernel]\nappend = [\"vmcored.fault=engine-hang@50,supervisor-hang\"]\n\
+         [image]\ncollector = \"/usr/lib/vmcored/vmcore-collect-faults\"\n",
+        WATCHDOG + 5
+    );
+    let crashed: Crashed = crash.run(bench)?;
+    let console = crashed.crash_console();
+    says(&console, &["watchdog0 (i6300ESB timer) is fed", "made no progress and was killed", "partial"])?;
+    ensure!(!console.contains("reboot: "), "PID 1 did not hang:\n{console}");
+    let took = crashed.seconds_to_restart()?;
+    ensure!(took < BOUND, "{took:.0} s from the panic to the reset");
+    let dump = crashed.dump()?;
+    dump.expect(Outcome::Partial, &["manifest.json", "vmcore-dmesg.txt", "vmcore-incomplete"])?;
+    ensure!(dump.manifest.problems.iter().any(|p| p.code == Code::DEADLINE), "{:#?}", dump.manifest.problems);
+    Ok(())
 }

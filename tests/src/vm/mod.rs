@@ -7,6 +7,7 @@ pub mod differential;
 pub mod fault;
 pub mod foreign;
 pub mod hooks;
+pub mod kdump_conf;
 pub mod network;
 pub mod network_faults;
 pub mod nfs;
@@ -47,6 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "target-xfs", run: capture::xfs },
     Scenario { name: "target-partuuid", run: capture::partuuid },
     Scenario { name: "target-label", run: capture::label },
+    Scenario { name: "kdump-conf", run: kdump_conf::label },
     Scenario { name: "engine-panics", run: fault::engine_panics },
     Scenario { name: "engine-killed", run: fault::engine_killed },
     Scenario { name: "engine-hangs", run: fault::engine_hangs },
@@ -62,6 +64,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "ssh", run: ssh::sftp },
     Scenario { name: "ssh-no-sftp", run: ssh::no_sftp },
     Scenario { name: "hooks", run: hooks::hooks },
+    Scenario { name: "watchdog", run: hooks::watchdog },
     Scenario { name: "hook-refuses", run: hooks::refused },
     Scenario { name: "failure-shell", run: hooks::shell },
     Scenario { name: "failure-rootfs", run: hooks::rootfs },
