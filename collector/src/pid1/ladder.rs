@@ -71,8 +71,9 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
     let mut best: Option<(Outcome, Option<Access>, Option<String>, Story)> = None;
     let (mut hooks_are_due, mut refused) = (!plan.hooks.pre.is_empty(), false);
     let mut held: Vec<Access> = Vec::new();
+    let mut failed: Option<String> = None;
     for (index, rung) in plan.targets.iter().enumerate() {
-        if let Some(failed) = best.as_ref().and_then(|(.., story)| story.failure()) {
+        if let Some(failed) = failed.take() {
             log::warn!("target: {failed}; next is {}", rung.to);
         }
         let mut before = story.fork();
@@ -109,6 +110,7 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
         let record = TargetRecord { directory: directory.clone(), ..story.record(outcome) };
         let access = known.filter(|_| !gone).map(|known| known.access);
         let result = (outcome, access, directory, std::mem::replace(&mut story, before));
+        failed.clone_from(&record.failure);
         story.remember(record);
         if best.as_ref().is_none_or(|(o, ..)| outcome > *o) {
             best = Some(result);
