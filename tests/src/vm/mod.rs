@@ -35,6 +35,7 @@ pub struct Scenario {
 
 /// All of them, the longest first so that two at a time end together.
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "network-faults", run: network_faults::ladder },
     Scenario { name: "capture-6.12-5-level", run: |b| capture::capture(b, Series::V6_12, Paging::Five) },
     Scenario { name: "capture-6.1-5-level", run: |b| capture::capture(b, Series::V6_1, Paging::Five) },
     Scenario { name: "capture-6.12-4-level", run: |b| capture::capture(b, Series::V6_12, Paging::Four) },
@@ -58,6 +59,7 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "network-bond-vlan-bridge", run: network::bond_vlan_bridge },
     Scenario { name: "nfs-v4", run: nfs::v4 },
     Scenario { name: "nfs-v3", run: nfs::v3 },
+    Scenario { name: "network-dead", run: network_faults::all_dead },
     Scenario { name: "target-small", run: fault::target_small },
     Scenario { name: "ladder", run: fault::ladder },
     Scenario { name: "raw", run: raw::two_partitions },

@@ -118,7 +118,7 @@ section explain vmcorectl target explain",
             (SMALL, Outcome::Partial, "full"),
             ("ssh", Outcome::Partial, ""),
             (DUMPS, Outcome::Partial, "made no progress"),
-            ("/var/crash", Outcome::Complete, ""),
+            ("UUID=", Outcome::Complete, ""),
         ],
     )
     .with_context(|| format!("console:\n{console}"))?;
