@@ -1,6 +1,6 @@
 //! Whether a device holds anything that somebody may miss.
 //!
-//! What a target may be is told by [`superblock`]; this knows more kinds, and nothing of them but that they are
+//! What a target may be is told by `superblock`; this knows more kinds, and nothing of them but that they are
 //! there. Sources: the on-disk headers of the Linux kernel and of each format's own documentation.
 
 use super::{raw, superblock};
