@@ -205,7 +205,7 @@ mount -t btrfs -o subvol=@var /dev/vdb /mnt; mount -o bind /mnt/x /d; mkdir /d/d
     let crashed = crash.run(bench)?;
     let script = "modprobe btrfs; modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vdd
 quietly btrfs device scan /dev/vdb /dev/vdc
-mount -t btrfs -o subvol=@var /dev/vdb /d; mkdir -p /d/x/deep/fat; mount -t vfat -o umask=0077 /dev/vdd /mnt
+mount -t btrfs -o subvol=@var /dev/vdb /d; mkdir -p /d/x/deep/fat; mount -t vfat -o fmask=0177,dmask=0077 /dev/vdd /mnt
 cp -a '/mnt/Crash Dumps' /d/x/deep/fat/; umount /mnt; mount -o bind /d/x/deep /mnt";
     let (files, _) = read_back(bench, &crashed, &disks, script, &crash.files)?;
     whole(bench, &Dump::in_directory(&files)?)?;
@@ -251,7 +251,7 @@ section resumed dmsetup resume --noudevsync bad"
     );
     "dd if=/dev/zero of=/dev/vdd bs=1M count=4 conv=fsync 2>/dev/null".clone_into(&mut crash.after);
     let crashed = crash.run(bench)?;
-    let script = "modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vde; mount -t vfat -o umask=0077 /dev/vde /mnt";
+    let script = "modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vde; mount -t vfat -o fmask=0177,dmask=0077 /dev/vde /mnt";
     let (files, _) = read_back(bench, &crashed, &disks, script, &[])?;
     let dump = Dump::in_directory(&files)?;
     whole(bench, &dump)?;
