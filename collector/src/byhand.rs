@@ -6,8 +6,8 @@ use crate::addr::FileOffset;
 use crate::engine::{Engine, EngineError, chain};
 use crate::erase::Rules;
 use crate::filter::Account;
-use crate::format::DumpSink;
 use crate::format::stream::{Flattened, Plain};
+use crate::format::{DumpSink, Nowhere};
 use crate::input::{Input, InputError};
 use crate::kernel::printk::Style;
 use crate::manifest::{DumpReport, Stage};
@@ -502,18 +502,6 @@ impl DumpSink for Output {
     }
     fn finish(&self) -> io::Result<()> {
         self.file.sync_all()
-    }
-}
-
-/// What a dry run writes to.
-struct Nowhere;
-
-impl DumpSink for Nowhere {
-    fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn finish(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

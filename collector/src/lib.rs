@@ -46,7 +46,8 @@
 //! | [`input`] | what a user names as a vmcore, whatever container it is |
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
 //! | [`storage`] | what a local target lies on: device-mapper, md |
-//! | [`pid1`] | the supervisor |
+//! | [`net`] | the way to a server, by netlink; telling a cluster |
+//! | [`pid1`] | the supervisor: the ladder of targets, hooks, the watchdog |
 //! | [`byhand`], [`makedumpfile`] | the command line: our own, and makedumpfile's |
 //! | [`sys`] | all unsafe code |
 //! | [`fault`] | what tests break on purpose |

@@ -3,7 +3,8 @@
 //! It is no daemon yet and runs nothing after a crash: it plans, builds, loads and judges, once each time it is called.
 //!
 //! ```text
-//! /etc/vmcored.toml --settings--> Settings --resolve--> Plan + modules --(initramfs)--> image --+
+//! /etc/vmcored.toml,
+//! or /etc/kdump.conf --settings--> Settings --resolve--> Plan + modules --(initramfs)--> image --+
 //!                                    ^                                                          +--arm--> kexec_file_load
 //!         diagnostic: what is wrong  |           /proc/cmdline --cmdline (table)--> arguments --+             |
 //!                     in the file, and where                                                    v
@@ -12,6 +13,9 @@
 //!
 //! Words: *settings* are what the user wrote, typed; the *plan* is everything resolved before the crash; the *image* is
 //! the crash initramfs, named by its hash; *readiness* is what `status` says, with reasons.
+//!
+//! What is written: [`load`] finds and joins the files, [`kdump_conf`] and [`import`] read other tools'. What is resolved: [`target`], what
+//! it lies on ([`storage`]) or is reached by ([`network`]), what else runs ([`aside`]). [`crashkernel`] is about the reservation.
 //!
 //! [`dump`] looks at what a crash has left, on any machine.
 //!

@@ -42,6 +42,19 @@ pub trait DumpSink: Sync {
     }
 }
 
+/// Takes everything and keeps nothing: what a dry run writes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Nowhere;
+
+impl DumpSink for Nowhere {
+    fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn finish(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// What a writer works on.
 #[expect(missing_debug_implementations, reason = "holds a dead kernel's memory")]
 pub struct Job<'a> {

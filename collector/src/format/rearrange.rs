@@ -162,6 +162,7 @@ impl Stream<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Nowhere;
     use crate::format::stream::Flattened;
     use crate::vmcore::ReadAt;
     use proptest::prelude::*;
@@ -227,16 +228,6 @@ mod tests {
                 prop_assert!(told, "{outcome:?}");
                 prop_assert!(!*sink.finished.lock().unwrap());
             }
-        }
-    }
-
-    struct Nowhere;
-    impl DumpSink for Nowhere {
-        fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
-            Ok(())
-        }
-        fn finish(&self) -> io::Result<()> {
-            Ok(())
         }
     }
 

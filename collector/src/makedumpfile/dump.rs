@@ -2,13 +2,13 @@
 
 use super::messages::{Messages, Meter};
 use super::options::{Options, To};
-use super::output::{self, File, Nowhere};
+use super::output::{self, File};
 use super::{Failure, known, report, seen};
 use crate::addr::VirtAddr;
 use crate::byhand;
 use crate::engine::{Engine, EngineError, chain};
-use crate::format::DumpSink;
 use crate::format::stream::Flattened;
+use crate::format::{DumpSink, Nowhere};
 use crate::input::{Input, InputError};
 use crate::plan::DumpSpec;
 use std::io;
@@ -90,7 +90,7 @@ impl Sinks {
     fn create(options: &Options, to: &To) -> Result<Self, Failure> {
         if options.dry_run {
             let files = to.files().len().max(1);
-            return Ok(Self::Nowhere(std::iter::repeat_with(Nowhere::default).take(files).collect()));
+            return Ok(Self::Nowhere(vec![Nowhere; files]));
         }
         if *to == To::Stdout {
             return Ok(Self::Stdout(Flattened::new(io::stdout())));

@@ -3,11 +3,11 @@
 use super::Failure;
 use super::messages::Meter;
 use super::options::{Options, To};
-use super::output::{self, File, Nowhere};
+use super::output::{self, File};
 use crate::engine::chain;
-use crate::format::DumpSink;
 use crate::format::rearrange::{RearrangeError, rearrange as restore};
 use crate::format::reassemble::reassemble as join;
+use crate::format::{DumpSink, Nowhere};
 use crate::input::Input;
 use std::io;
 use std::path::{Path, PathBuf};

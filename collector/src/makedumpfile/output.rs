@@ -161,16 +161,3 @@ impl io::Write for &File {
         Ok(())
     }
 }
-
-/// What a dry run writes to: nothing, but it knows how much.
-#[derive(Debug, Default)]
-pub(super) struct Nowhere;
-
-impl DumpSink for Nowhere {
-    fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn finish(&self) -> io::Result<()> {
-        Ok(())
-    }
-}

@@ -6,11 +6,11 @@
 
 use super::messages::{Messages, Meter};
 use super::options::Options;
-use super::output::Nowhere;
 use super::report::Shown;
 use super::{Failure, dump};
 use crate::addr::PhysAddr;
 use crate::engine::chain;
+use crate::format::Nowhere;
 use crate::manifest::DumpReport;
 use crate::plan::{Compression, DumpSpec, Format};
 use std::path::Path;

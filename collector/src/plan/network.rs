@@ -156,6 +156,27 @@ pub struct Bond {
     pub primary: Option<String>,
 }
 
+impl Bond {
+    /// Looks at the carrier every 100 ms, as all tools set bonds up; the rest as the kernel has it.
+    pub fn new(mode: BondMode) -> Self {
+        Self {
+            mode,
+            miimon: 100,
+            updelay: 0,
+            downdelay: 0,
+            arp_interval: 0,
+            arp_targets: Vec::new(),
+            arp_validate: 0,
+            fail_over_mac: 0,
+            xmit_hash_policy: 0,
+            lacp_rate: 0,
+            ad_select: 0,
+            min_links: 0,
+            primary: None,
+        }
+    }
+}
+
 /// How the ports of a bond are used; the kernel's numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum BondMode {

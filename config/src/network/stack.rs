@@ -241,22 +241,8 @@ impl Walker<'_> {
         };
         self.ports(state, depth, "a team")?;
         self.warnings.push(format!("team {} (runner {runner}) is made as a bond of mode {mode}", state.name));
-        Ok(LinkKind::Bond(Bond {
-            mode,
-            miimon: 100,
-            updelay: 0,
-            downdelay: 0,
-            arp_interval: 0,
-            arp_targets: Vec::new(),
-            arp_validate: 0,
-            fail_over_mac: 0,
-            // Layers 3 and 4, as a team hashes.
-            xmit_hash_policy: 1,
-            lacp_rate: 1,
-            ad_select: 0,
-            min_links: 0,
-            primary: None,
-        }))
+        // Layers 3 and 4, as a team hashes.
+        Ok(LinkKind::Bond(Bond { xmit_hash_policy: 1, lacp_rate: 1, ..Bond::new(mode) }))
     }
 
     fn refusal(&self, state: &LinkState, kind: &str) -> NetworkError {
@@ -349,21 +335,7 @@ mod tests {
     }
 
     fn bond(mode: BondMode) -> LinkKind {
-        LinkKind::Bond(Bond {
-            mode,
-            miimon: 100,
-            updelay: 0,
-            downdelay: 0,
-            arp_interval: 0,
-            arp_targets: Vec::new(),
-            arp_validate: 0,
-            fail_over_mac: 0,
-            xmit_hash_policy: 1,
-            lacp_rate: 1,
-            ad_select: 0,
-            min_links: 1,
-            primary: None,
-        })
+        LinkKind::Bond(Bond { xmit_hash_policy: 1, lacp_rate: 1, min_links: 1, ..Bond::new(mode) })
     }
 
     fn vlan(index: u32, name: &str, parent: u32) -> LinkState {
