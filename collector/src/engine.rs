@@ -10,6 +10,7 @@ use crate::manifest::{CrashedKernel, DumpReport};
 use crate::plan::{Compression, DumpSpec, Format};
 use crate::problem::{Code, Problems};
 use crate::progress::{Progress, Silent};
+use crate::triage::{About, Budget, Dead, Pages};
 use crate::vmcore::{ReadAt, ReadError, Vmcore, VmcoreError};
 use std::io;
 use std::time::{Duration, Instant};
@@ -177,6 +178,14 @@ impl<'a> Engine<'a> {
             [] => Ok(&self.erased),
             unresolved => Err(EngineError::Erase(unresolved.to_vec())),
         }
+    }
+
+    /// Asks the crashed kernel by its own symbols and types. What takes longer than `limit` has no answer.
+    pub fn triage<T>(&mut self, limit: Duration, step: impl FnOnce(&Dead<'_>) -> T) -> T {
+        self.with_kernel(|kernel, _| {
+            let pages = Pages::new(kernel, Budget::new(Some(limit)));
+            step(&Dead::open(&pages, About::of(kernel.vmcore())))
+        })
     }
 
     /// Writes one dump. The report's `file` is `spec.file`.

@@ -42,7 +42,8 @@
 //! | [`filter`] | decision: levels, verdicts, the account of every page |
 //! | [`erase`] | redaction: rules, and the bytes that they mean |
 //! | [`format`](mod@format) | out: the containers, and their readers |
-//! | [`engine`] | the four above as one object |
+//! | [`triage`] | the answer before the dump: symbols, types, stacks, with no debuginfo |
+//! | [`engine`] | all of these as one object |
 //! | [`input`] | what a user names as a vmcore, whatever container it is |
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
 //! | [`storage`] | what a local target lies on: device-mapper, md |
@@ -80,5 +81,6 @@ pub mod source;
 pub mod storage;
 pub mod sys;
 pub mod target;
+pub mod triage;
 pub mod utc;
 pub mod vmcore;

@@ -8,10 +8,12 @@
 //! A name is looked for among the strings first, each of which is there once; types are then compared by number.
 
 mod header;
+mod index;
 mod members;
 mod split;
 mod types;
 
+pub use index::Index;
 pub use members::Field;
 pub use types::{Kind, Type};
 
@@ -351,6 +353,18 @@ impl<'k> Btf<'k> {
             seen.names.insert(name.to_owned(), found)
         });
         Ok(found)
+    }
+
+    /// Spares [`Btf::string_at`] a search for a name of the kernel's.
+    fn remember(&self, name: &str, at: Option<u32>) {
+        if self.base.is_none() {
+            self.seen(|seen| {
+                if seen.names.len() >= REMEMBERED {
+                    seen.names.clear();
+                }
+                seen.names.insert(name.to_owned(), at);
+            });
+        }
     }
 
     fn own_string_at(&self, name: &str) -> Result<Option<u32>, BtfError> {

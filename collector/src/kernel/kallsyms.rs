@@ -7,8 +7,12 @@
 //! 256 symbols; the tables themselves are read where they are.
 
 mod encoding;
+mod index;
 mod locate;
 mod tokens;
+
+pub use index::Index;
+pub(in crate::kernel) use index::{hash, hash_on};
 
 use super::blob::Blob;
 use super::printk::Memory;

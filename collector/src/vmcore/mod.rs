@@ -371,6 +371,14 @@ impl<'a> Vmcore<'a> {
     pub fn notes(&self) -> &[u8] {
         &self.notes
     }
+    /// Descriptors of the NT_PRSTATUS notes, in their order.
+    pub fn prstatus(&self) -> Vec<&[u8]> {
+        let notes = notes::Notes::new(&self.notes, self.endian).filter_map(Result::ok);
+        let own = notes.filter(|note| {
+            note.kind == layout::NT_PRSTATUS && self.notes.get(note.name.clone()) == Some(b"CORE")
+        });
+        own.filter_map(|note| self.notes.get(note.desc)).collect()
+    }
     /// Where VMCOREINFO's text lies within [`Vmcore::notes`]; empty without one.
     pub fn vmcoreinfo_range(&self) -> Range<usize> {
         self.vmcoreinfo.clone()

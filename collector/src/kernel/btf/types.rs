@@ -204,3 +204,13 @@ pub(super) fn enumerator(types: &Blob<'_>, ty: &Type, wanted: u32) -> Result<Opt
     }
     Ok(None)
 }
+
+/// Where the names of an enumeration's enumerators are; as many as can be read.
+pub(super) fn enumerator_names<'t>(types: &'t Blob<'_>, ty: &Type) -> impl Iterator<Item = u32> + 't {
+    let step = match ty.kind {
+        Kind::Enum64 => 12,
+        _ => 8,
+    };
+    let body = ty.body;
+    (0..u64::from(ty.count)).map_while(move |index| types.u32(body.saturating_add(index * step)).ok())
+}

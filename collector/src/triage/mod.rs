@@ -1,0 +1,210 @@
+//! The answer before the dump: what a dead kernel can be asked with nothing but what it carries itself.
+//!
+//! VMCOREINFO leads to its symbols ([`kallsyms`](crate::kernel::kallsyms)), these to its types ([`btf`](crate::kernel::btf))
+//! and to the tables that it unwinds its own stacks by. No debuginfo is needed, so there are no arguments, no locals, no
+//! inlined functions, and no types of global variables: whoever reads one says what it is.
+//!
+//! What it is not: it never writes, and what it does not know costs nobody the dump. Data flow: [`Pages`] keeps what was read
+//! of memory and asks the [`Budget`] before each read; [`Dead`] puts names and types to it; everything else here is walks over
+//! it. A question that has no answer is an [`Unknown`]; [`Dead::known`] notes it and goes on.
+//!
+//! ```no_run
+//! # use collector::{engine::Engine, source::FileSource, triage::Known};
+//! # use std::{path::Path, time::Duration};
+//! # let source = FileSource::open(Path::new("vmcore")).unwrap();
+//! # let mut engine = Engine::open(&source).unwrap();
+//! let (count, unknown) = engine.triage(Duration::from_secs(1), |dead| {
+//!     let mut count = 0;
+//!     // Each task's `struct task_struct`, by the list through their member `tasks` that starts in init_task.
+//!     let walk = || -> Known<()> {
+//!         let head = dead.place(dead.symbol("init_task")?, "task_struct", "tasks")?;
+//!         dead.list(head, "task_struct", "tasks", |task| {
+//!             println!("{} {}", dead.signed(task, "task_struct", "pid")?, dead.text(task, "task_struct", "comm")?);
+//!             count += 1;
+//!             Ok(())
+//!         })
+//!     };
+//!     dead.known("tasks", walk());
+//!     (count, dead.unknown())
+//! });
+//! ```
+
+mod budget;
+mod cpus;
+mod list;
+mod names;
+mod pages;
+mod read;
+mod registers;
+mod types;
+mod unknown;
+
+pub use budget::Budget;
+pub use names::Spot;
+pub use pages::Pages;
+pub use registers::Registers;
+pub use types::{Elements, Member};
+pub use unknown::{Known, Unknown};
+
+use crate::kernel::btf::{self, Btf};
+use crate::kernel::kallsyms::{self, Kallsyms};
+use crate::kernel::printk::Memory;
+use crate::vmcore::{Endian, Vmcore, VmcoreInfo};
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+
+/// What is known of a vmcore besides its memory.
+#[derive(Clone, Debug)]
+pub struct About<'a> {
+    /// VMCOREINFO.
+    pub info: &'a VmcoreInfo,
+    /// ELF machine ([`crate::vmcore::EM_X86_64`] = 62, …).
+    pub machine: u16,
+    /// Bytes of a page.
+    pub page: u64,
+    /// Descriptors of the NT_PRSTATUS notes, in their order.
+    pub prstatus: Vec<&'a [u8]>,
+}
+
+impl<'a> About<'a> {
+    /// Of a vmcore.
+    pub fn of(vmcore: &'a Vmcore<'_>) -> Self {
+        Self {
+            info: vmcore.info(),
+            machine: vmcore.machine(),
+            page: vmcore.page_size().bytes(),
+            prstatus: vmcore.prstatus(),
+        }
+    }
+}
+
+/// A kernel that can be asked by the names of its things.
+///
+/// Opening it never fails: what is missing makes those questions fail that need it.
+#[expect(missing_debug_implementations, reason = "holds a dead kernel's memory")]
+pub struct Dead<'a> {
+    memory: &'a Pages<'a>,
+    about: About<'a>,
+    symbols: Result<(Kallsyms<'a>, kallsyms::Index), String>,
+    btf: Result<(Btf<'a>, btf::Index), String>,
+    seen: RefCell<Seen>,
+    cpus: OnceCell<Known<cpus::Cpus>>,
+    modules: OnceCell<Vec<names::Extent>>,
+    unknown: RefCell<Vec<String>>,
+}
+
+/// What was asked before.
+#[derive(Default)]
+struct Seen {
+    types: HashMap<&'static str, Option<btf::TypeId>>,
+    members: HashMap<(&'static str, &'static str), Member>,
+    spots: HashMap<u64, Option<Spot>>,
+}
+
+/// Answers that are remembered. Past this many they are forgotten.
+const REMEMBERED: usize = 8192;
+
+/// Questions without an answer that are noted.
+const MAX_UNKNOWN: usize = 64;
+
+impl<'a> Dead<'a> {
+    /// Finds symbols and types. Takes about 4 MB and, for an ordinary kernel, some 50 ms.
+    pub fn open(memory: &'a Pages<'a>, about: About<'a>) -> Self {
+        let symbols = Kallsyms::open(memory, about.info)
+            .and_then(|table| {
+                let index = table.index()?;
+                Ok((table, index))
+            })
+            .map_err(|e| crate::engine::chain(&e));
+        let btf = match &symbols {
+            Ok((table, _)) => Btf::open(memory, about.info, table)
+                .and_then(|btf| {
+                    let index = btf.index()?;
+                    Ok((btf, index))
+                })
+                .map_err(|e| crate::engine::chain(&e)),
+            Err(_) => Err("without the kernel's symbols its types (BTF) are not to be found".to_owned()),
+        };
+        let dead = Self {
+            memory,
+            about,
+            symbols,
+            btf,
+            seen: RefCell::default(),
+            cpus: OnceCell::new(),
+            modules: OnceCell::new(),
+            unknown: RefCell::default(),
+        };
+        if let Err(why) = &dead.symbols {
+            dead.note(why.clone());
+        }
+        if let Err(why) = &dead.btf {
+            dead.note(why.clone());
+        }
+        dead
+    }
+
+    /// VMCOREINFO.
+    pub fn info(&self) -> &'a VmcoreInfo {
+        self.about.info
+    }
+
+    /// ELF machine of the kernel.
+    pub fn machine(&self) -> u16 {
+        self.about.machine
+    }
+
+    /// Bytes of a page.
+    pub fn page_size(&self) -> u64 {
+        self.about.page
+    }
+
+    /// Byte order of the kernel.
+    pub fn endian(&self) -> Endian {
+        self.memory.endian()
+    }
+
+    /// The memory underneath.
+    pub fn memory(&self) -> &'a Pages<'a> {
+        self.memory
+    }
+
+    /// What may still be spent. Walks that read nothing for long ask it themselves.
+    pub fn budget(&self) -> &Budget {
+        self.memory.budget()
+    }
+
+    /// The kernel's types.
+    pub fn btf(&self) -> Known<&Btf<'a>> {
+        self.btf.as_ref().map(|(btf, _)| btf).map_err(|why| Unknown::Missing(why.clone()))
+    }
+
+    /// The kernel's own symbols.
+    pub fn kallsyms(&self) -> Known<&Kallsyms<'a>> {
+        self.symbols.as_ref().map(|(table, _)| table).map_err(|why| Unknown::Missing(why.clone()))
+    }
+
+    /// An answer, or `None`, and a note that `what` is not known and why.
+    pub fn known<T>(&self, what: &str, answer: Known<T>) -> Option<T> {
+        match answer {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.note(format!("{what}: {why}"));
+                None
+            }
+        }
+    }
+
+    /// Notes that something is not known: a sentence. The same is noted once, and no more than 64 are.
+    pub fn note(&self, what: String) {
+        let mut noted = self.unknown.borrow_mut();
+        if noted.len() < MAX_UNKNOWN && !noted.contains(&what) {
+            noted.push(what);
+        }
+    }
+
+    /// What was noted so far.
+    pub fn unknown(&self) -> Vec<String> {
+        self.unknown.borrow().clone()
+    }
+}
