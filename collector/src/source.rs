@@ -3,6 +3,7 @@
 use crate::addr::FileOffset;
 use crate::sys::Mapping;
 use crate::vmcore::{ReadAt, Window};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use std::fs::File;
 use std::io::{self, Seek};
@@ -142,6 +143,17 @@ impl ReadAt for FileSource {
     fn reads_cheaply(&self) -> bool {
         // The kernel maps each page of the dead one's memory for every read of it.
         !self.proc
+    }
+
+    fn expect(&self, at: FileOffset, len: u64) {
+        // A fault on a file that is not cached brings in 128 KiB around it: thirty times what a lone page needs, and all of it
+        // takes page cache.
+        if !self.proc
+            && let (Ok(at), Ok(len)) = (i64::try_from(at.get()), i64::try_from(len))
+            && let Err(e) = posix_fadvise(&self.file, at, len, PosixFadviseAdvice::POSIX_FADV_WILLNEED)
+        {
+            log::debug!("posix_fadvise: {e}");
+        }
     }
 
     fn is_torn(&self) -> bool {

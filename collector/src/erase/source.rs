@@ -67,6 +67,9 @@ impl ReadAt for Source<'_> {
     fn window_len(&self) -> usize {
         self.inner.window_len().min(WINDOW)
     }
+    fn expect(&self, at: FileOffset, len: u64) {
+        self.inner.expect(at, len);
+    }
     fn is_torn(&self) -> bool {
         self.inner.is_torn()
     }

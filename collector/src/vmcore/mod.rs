@@ -51,6 +51,9 @@ pub trait ReadAt: Sync {
     fn reads_cheaply(&self) -> bool {
         true
     }
+    /// Says that `len` bytes from `at` are wanted soon, and nothing near them. A source on a slow device fetches them
+    /// together; one where that gains nothing does nothing.
+    fn expect(&self, _at: FileOffset, _len: u64) {}
     /// Whether bytes that were lent turned out to be unreadable, and were lent as zeros.
     fn is_torn(&self) -> bool {
         false
@@ -473,6 +476,14 @@ impl<'a> Vmcore<'a> {
             // It cannot map any more and copies from now on, less at a time.
             Err(_) if self.source.window_len() < room => self.phys_window(at, max),
             window => window.map_err(|e| ReadError::Io(offset, e)),
+        }
+    }
+    /// Says that `pages` pages from `start` are wanted soon, see [`ReadAt::expect`]: as many of them as lie in one piece.
+    pub fn expect_pages(&self, start: Pfn, pages: u64) {
+        if let Some(at) = self.page.addr_of(start)
+            && let Some((offset, len)) = self.find(at)
+        {
+            self.source.expect(offset, pages.saturating_mul(self.page.len() as u64).min(len));
         }
     }
     /// Whole pages that lie in one piece in the file, without a copy where the source can: from `start`, at least 1 and at

@@ -49,6 +49,9 @@ macro_rules! forward {
             fn reads_cheaply(&self) -> bool {
                 (**self).reads_cheaply()
             }
+            fn expect(&self, at: FileOffset, len: u64) {
+                (**self).expect(at, len);
+            }
             fn is_torn(&self) -> bool {
                 (**self).is_torn()
             }
