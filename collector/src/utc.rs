@@ -9,6 +9,28 @@ pub fn compact(seconds: u64) -> String {
     format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
 }
 
+/// What [`compact`] wrote; `None` of anything else, a day that no calendar has included.
+pub fn parse_compact(text: &str) -> Option<u64> {
+    let digits = text.strip_suffix('Z')?;
+    let (date, clock) = digits.split_once('T')?;
+    if date.len() != 8 || clock.len() != 6 || !(date.bytes().chain(clock.bytes())).all(|b| b.is_ascii_digit())
+    {
+        return None;
+    }
+    let number = |text: &str, from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    let (year, month, day) = (number(date, 0, 4)?, number(date, 4, 6)?, number(date, 6, 8)?);
+    let seconds = number(clock, 0, 2)? * 3600 + number(clock, 2, 4)? * 60 + number(clock, 4, 6)?;
+    let time = days(year, month, day)?.checked_mul(86_400)?.checked_add(seconds)?;
+    (compact(time) == text).then_some(time)
+}
+
+/// Days from 1970-01-01 to this one, by guessing and going on from there; [`civil`] has the calendar.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let guess = year.checked_sub(1970)? * 365 + month.checked_sub(1)? * 28;
+    // Leap days of 8029 years, and what months have over 28 days.
+    (guess..guess + 2500).find(|days| civil(*days) == (year, month, day))
+}
+
 /// `2026-11-22 12:43:10 UTC`, of seconds since 1970.
 pub fn readable(seconds: u64) -> String {
     let [year, month, day, hour, minute, second] = fields(seconds);
@@ -62,6 +84,21 @@ mod tests {
             (u64::MAX, "99991231T235959Z"),
         ] {
             assert_eq!(compact(seconds), text, "{seconds}");
+            assert_eq!(parse_compact(text), Some(seconds.min(END)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_instant() {
+        for text in [
+            "",
+            "20260230T000000Z",
+            "20260101T240000Z",
+            "20260101T006000Z",
+            "20260101T000000",
+            "19691231T235959Z",
+        ] {
+            assert_eq!(parse_compact(text), None, "{text}");
         }
     }
 
