@@ -3,6 +3,7 @@
 //! A failed step leaves the crash kernel that is loaded as it is: it is better than none.
 
 use crate::cmdline::{self, Cmdline, CmdlineError, Facts};
+use crate::harvest::boots::{Boot, Boots};
 use crate::kexec::{self, KexecError, KexecState};
 use crate::resolve::{ResolveError, Resolved, resolve};
 use crate::settings::Settings;
@@ -22,6 +23,12 @@ pub const IMAGE_DIRECTORY: &str = "/var/lib/vmcored";
 pub const RUN_DIRECTORY: &str = "/run/vmcored";
 
 const LOADED: &str = "loaded.json";
+
+/// What was loaded last, also before this boot: beside the images.
+const LAST: &str = "last.json";
+
+/// Somebody does not want this boot to be armed.
+const DISARMED: &str = "disarmed";
 
 /// Why the machine could not be armed, or disarmed.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +187,9 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
     // Another may have armed while we planned.
     let kexec = KexecState::read(root)?;
     if !force && kexec.loaded && loaded(root)?.is_some_and(|l| prepared.is(&l)) {
+        // Its record may have been removed since, or we were killed before it was written.
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        remember_boot(prepared, time, root)?;
         return Ok(Outcome::AlreadyLoaded);
     }
     let path = store(&prepared.image, root)?;
@@ -203,8 +213,83 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
         },
         root,
     )?;
+    remember_boot(prepared, time, root)?;
     forget_images(Some(&prepared.image.id), root)?;
+    // For the next boot, which loads it before it has planned: see `arm_last`.
+    write_json(IMAGE_DIRECTORY, LAST, &Last { loaded: loaded(root)?, boot: current_boot(root)? }, root)?;
     Ok(Outcome::Loaded)
+}
+
+/// What the last boot loaded.
+#[derive(Serialize, Deserialize)]
+struct Last {
+    loaded: Option<Loaded>,
+    boot: Option<Boot>,
+}
+
+fn current_boot(root: &Root) -> Result<Option<Boot>, ArmError> {
+    Ok(Boots::read(root)?.current(root)?.cloned())
+}
+
+/// Loads what was loaded last, where nothing is loaded yet and both its files are the same still: better than nothing until
+/// targets can be reached and it is known what the plan is now. Returns the image's id, if it was loaded.
+pub fn arm_last(root: &Root) -> Result<Option<String>, ArmError> {
+    let _lock = lock(root)?;
+    let kexec = KexecState::read(root)?;
+    if kexec.loaded || is_disarmed(root) || kexec.check_load(nix::unistd::geteuid().as_raw()).is_err() {
+        return Ok(None);
+    }
+    let text = root.read(Path::new(IMAGE_DIRECTORY).join(LAST))?;
+    let last: Option<Last> = text.and_then(|text| serde_json::from_str(&text).ok());
+    let Some(Last { loaded: Some(last), boot: Some(boot) }) = last else { return Ok(None) };
+    let image = root.path(image_path(&last.image));
+    let kernel = root.real(&last.kernel)?;
+    let same = |path: &Path, want: &str| sha256(path).is_ok_and(|hash| hash == want);
+    let Some(kernel) = kernel.filter(|kernel| same(kernel, &last.kernel_sha256) && same(&image, &last.image))
+    else {
+        return Ok(None);
+    };
+    // Another kernel runs now: its memory is another plan's.
+    if root.read_line("/proc/sys/kernel/osrelease")?.as_deref() != Some(last.release.as_str()) {
+        return Ok(None);
+    }
+    let (kernel, image) = (
+        File::open(&kernel).map_err(file("open", &kernel))?,
+        File::open(&image).map_err(file("open", &image))?,
+    );
+    let text = std::ffi::CString::new(last.cmdline.as_str()).map_err(|_| CmdlineError::Nul)?;
+    kexec::load(&kernel, &image, &text, &kexec)?;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let id = last.image.clone();
+    let boot_id = boot_id(root)?;
+    remember(&Loaded { time, boot_id: boot_id.clone(), ..last }, root)?;
+    Boots::arm(Boot { id: boot_id, armed: time, clean: false, test: None, ..boot }, root)?;
+    Ok(Some(id))
+}
+
+/// Lower-case hexadecimal SHA-256 of a file.
+pub(crate) fn sha256(path: &Path) -> io::Result<String> {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Somebody has disarmed this boot, and the daemon is not to arm it again.
+pub fn is_disarmed(root: &Root) -> bool {
+    root.path(RUN_DIRECTORY).join(DISARMED).exists()
+}
+
+/// Lets the daemon arm this boot, or not.
+pub fn set_disarmed(disarmed: bool, root: &Root) -> Result<(), ArmError> {
+    let path = private_directory(RUN_DIRECTORY, root)?.join(DISARMED);
+    if disarmed {
+        return replace(&path, b"");
+    }
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file("remove", &path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Unloads the crash kernel, whoever loaded it. Returns whether one was loaded.
@@ -223,7 +308,23 @@ pub fn disarm(root: &Root) -> Result<bool, ArmError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(file("remove", &path)(e)),
         _ => {}
     }
+    Boots::disarm(root)?;
     Ok(kexec.loaded)
+}
+
+/// So that the next boot knows that this one was armed, and where its dump is.
+fn remember_boot(prepared: &Prepared, time: u64, root: &Root) -> Result<(), ArmError> {
+    let boot = Boot {
+        id: boot_id(root)?,
+        armed: time,
+        image: prepared.image.id.clone(),
+        release: prepared.resolved.kernel.release.clone(),
+        host: prepared.resolved.plan.host.clone(),
+        targets: prepared.resolved.plan.targets.clone(),
+        clean: false,
+        test: None,
+    };
+    Boots::arm(boot, root)
 }
 
 /// What we loaded since the machine booted, if anything.
@@ -241,14 +342,20 @@ pub fn image_path(id: &str) -> PathBuf {
     Path::new(IMAGE_DIRECTORY).join(format!("image-{id}.img"))
 }
 
-fn boot_id(root: &Root) -> Result<String, ArmError> {
+/// The running boot (/proc/sys/kernel/random/boot_id).
+pub(crate) fn boot_id(root: &Root) -> Result<String, ArmError> {
     Ok(root.read_line("/proc/sys/kernel/random/boot_id")?.unwrap_or_default())
 }
 
 /// One arms or disarms at a time; the lock ends with the process.
-fn lock(root: &Root) -> Result<File, ArmError> {
+pub(crate) fn lock(root: &Root) -> Result<File, ArmError> {
+    lock_named("lock", root)
+}
+
+/// A lock of this name, which is waited for and ends with the process.
+pub(crate) fn lock_named(name: &str, root: &Root) -> Result<File, ArmError> {
     let directory = private_directory(RUN_DIRECTORY, root)?;
-    let path = directory.join("lock");
+    let path = directory.join(name);
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -274,14 +381,24 @@ fn store(image: &Image, root: &Root) -> Result<PathBuf, ArmError> {
 }
 
 fn remember(loaded: &Loaded, root: &Root) -> Result<(), ArmError> {
-    let path = private_directory(RUN_DIRECTORY, root)?.join(LOADED);
-    let mut text = serde_json::to_vec_pretty(loaded).map_err(|e| file("write", &path)(e.into()))?;
+    write_json(RUN_DIRECTORY, LOADED, loaded, root)
+}
+
+/// Writes a value below one of our directories, as JSON.
+pub(crate) fn write_json(
+    directory: &str,
+    name: &str,
+    value: &impl Serialize,
+    root: &Root,
+) -> Result<(), ArmError> {
+    let path = private_directory(directory, root)?.join(name);
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| file("write", &path)(e.into()))?;
     text.push(b'\n');
     replace(&path, &text)
 }
 
 /// Writes a whole file, mode 0600, so that whoever reads it sees the old one or the new one and nothing between.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), ArmError> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), ArmError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");

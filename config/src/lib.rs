@@ -1,6 +1,7 @@
 //! From what the operator wrote to a crash kernel that is loaded.
 //!
-//! It is no daemon yet and runs nothing after a crash: it plans, builds, loads and judges, once each time it is called.
+//! It runs nothing after a crash: it plans, builds, loads and judges, once each time it is called; [`daemon`] does so whenever
+//! something changes.
 //!
 //! ```text
 //! /etc/vmcored.toml,
@@ -17,17 +18,26 @@
 //! What is written: [`load`] finds and joins the files, [`kdump_conf`] and [`import`] read other tools'. What is resolved: [`target`], what
 //! it lies on ([`storage`]) or is reached by ([`network`]), what else runs ([`aside`]). [`crashkernel`] is about the reservation.
 //!
-//! [`dump`] looks at what a crash has left, on any machine.
+//! [`dump`] looks at what a crash has left, on any machine; [`harvest`] finds it at the next boot and accounts for it.
+//!
+//! [`readiness`] looks at everything that a dump needs, [`estimate`] at how large it will be, [`triggers`] at what makes the kernel panic.
+//!
+//! [`cli`] is the operator's command line; [`commands`] carry it out.
 //!
 //! Everything else is read below an injected [`initramfs::root::Root`], so that a test is a tree of files; only [`arm::arm`]
 //! and [`arm::disarm`] touch the running kernel.
 
 pub mod arm;
 pub mod aside;
+pub mod cli;
 pub mod cmdline;
+pub mod commands;
 pub mod crashkernel;
+pub mod daemon;
 pub mod diagnostic;
 pub mod dump;
+pub mod estimate;
+pub mod harvest;
 pub mod import;
 pub mod kdump_conf;
 pub mod kernel_image;
@@ -35,6 +45,7 @@ pub mod kexec;
 pub mod load;
 pub mod mounts;
 pub mod network;
+pub mod readiness;
 pub mod resolve;
 pub mod settings;
 pub mod shell;
@@ -42,3 +53,4 @@ pub mod show;
 pub mod status;
 pub mod storage;
 pub mod target;
+pub mod triggers;

@@ -4,14 +4,18 @@
 //! that points into the file. Which files there are, and the I/O: [`crate::load`].
 
 pub mod aside;
+pub mod harvest;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::target::raw::PartitionSettings;
 use crate::target::ssh::{BadAddress, SshAddress, SshSettings};
+use crate::triggers::Profile;
 use aside::{FailureAction, HookSettings, RawHooks, RawWatchdog, WatchdogSettings};
 use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
+pub use harvest::HarvestSettings;
+use harvest::RawHarvest;
 use serde::Deserialize;
 use sources::Sources;
 use std::collections::BTreeMap;
@@ -62,6 +66,10 @@ pub struct Settings {
     pub hooks: HookSettings,
     /// The hardware watchdog.
     pub watchdog: WatchdogSettings,
+    /// What is done with dumps when the machine is up again.
+    pub harvest: HarvestSettings,
+    /// What should make the kernel panic; looked at, set only by `vmcorectl triggers apply`.
+    pub triggers: Option<Profile>,
 }
 
 /// `[[target]]`.
@@ -192,6 +200,8 @@ impl Default for Settings {
             image: ImageSettings::default(),
             hooks: HookSettings::default(),
             watchdog: WatchdogSettings::default(),
+            harvest: HarvestSettings::default(),
+            triggers: None,
         }
     }
 }
@@ -217,6 +227,8 @@ struct RawSettings {
     image: Option<RawImage>,
     hooks: Option<RawHooks>,
     watchdog: Option<RawWatchdog>,
+    harvest: Option<RawHarvest>,
+    triggers: Option<Profile>,
 }
 
 #[derive(Deserialize)]
@@ -389,6 +401,8 @@ impl Check<'_> {
             image: raw.image.map(|i| self.image(i)).unwrap_or_default(),
             hooks: raw.hooks.map(|h| self.hooks(h)).unwrap_or_default(),
             watchdog: raw.watchdog.map(|w| self.watchdog(w)).unwrap_or_default(),
+            harvest: raw.harvest.map(|h| self.harvest(h)).unwrap_or_default(),
+            triggers: raw.triggers,
         }
     }
 

@@ -63,8 +63,8 @@ impl Shown {
 }
 
 fn rank(table: &str) -> usize {
-    const ORDER: [&str; 9] =
-        ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "kernel", "image"];
+    const ORDER: [&str; 10] =
+        ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "harvest", "kernel", "image"];
     let name = table.split(['[', '.']).next().unwrap_or_default();
     ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len())
 }
@@ -113,6 +113,7 @@ fn defaults(settings: &Settings) -> Vec<Setting> {
     add("hooks", "limit", default.hooks.limit.to_string());
     add("watchdog", "feed", name(&default.watchdog.feed));
     add("watchdog", "timeout", default.watchdog.timeout.to_string());
+    add("harvest", "verify", default.harvest.verify.to_string());
     all
 }
 

@@ -45,6 +45,12 @@ pub struct Report {
     pub current: Option<bool>,
     /// What the user should know although it does not lower the readiness.
     pub warnings: Vec<String>,
+    /// What the daemon says, where one runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub daemon: Option<crate::daemon::State>,
+    /// The last test crash, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<crate::harvest::proof::Proof>,
 }
 
 /// Looks at the system at `root`; plans and builds in memory to see whether what is loaded is current. `settings` is
@@ -60,7 +66,9 @@ pub fn report(settings: Result<&Settings, String>, root: &Root) -> Result<Report
         Ok(_) => None,
         Err(why) => Some(Err(why)),
     };
-    Ok(assess(&kexec, ours, prepared))
+    let report = assess(&kexec, ours, prepared);
+    let proof = crate::harvest::proof::Proof::read(root)?;
+    Ok(Report { daemon: crate::daemon::varlink::status(root), proof, ..report })
 }
 
 /// An error and what caused it, on one line.
@@ -128,7 +136,8 @@ fn judge(
         _ => {}
     }
     let current = changed.and_then(|c| c.as_ref().ok()).map(Vec::is_empty);
-    Report { readiness, reasons, reserved: kexec.reserved, loaded: kexec.loaded, ours, current, warnings }
+    let (reserved, loaded) = (kexec.reserved, kexec.loaded);
+    Report { readiness, reasons, reserved, loaded, ours, current, warnings, daemon: None, proof: None }
 }
 
 impl std::fmt::Display for Report {
@@ -151,6 +160,18 @@ impl std::fmt::Display for Report {
         }
         if let Some(current) = self.current {
             writeln!(f, "current      {}", if current { "yes" } else { "no" })?;
+        }
+        if let Some(daemon) = &self.daemon {
+            let crate::daemon::State { plans, loads, events, pid, .. } = daemon;
+            writeln!(f, "daemon       process {pid}: {plans} plans, {loads} loads, {events} events")?;
+        }
+        if let Some(proof) = &self.proof {
+            let (when, seconds) = (collector::utc::readable(proof.time), proof.seconds.unwrap_or(0));
+            let said = if proof.passed { "passed" } else { "FAILED" };
+            let current = self.ours.as_ref().is_some_and(|ours| ours.image == proof.image);
+            let with = if current { "this image" } else { "another image" };
+            let mib = proof.bytes.div_ceil(1 << 20);
+            writeln!(f, "last proof   {said} at {when}, with {with}: {seconds} s, {mib} MiB")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning      {warning}")?;

@@ -3,247 +3,27 @@
 //! Exit codes, of all commands: 0 done, or ready; 1 degraded; 2 not ready, a failure, or wrong usage.
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::Parser;
 use collector::plan::{DeviceId, Target};
 use config::arm::{self, Outcome, Prepared};
-use config::dump::info::Info;
-use config::dump::verify::Report;
+use config::cli::{Cli, Command, ConfigCommand, CrashkernelCommand, ImageCommand, TargetCommand};
+use config::commands::{self, load_settings, print, read_settings};
 use config::kexec::{KexecError, KexecState};
-use config::load::{self, Loaded};
+use config::load;
 use config::network::explain::Explained;
-use config::settings::{self, Place, Settings};
+use config::settings::{self, Place};
 use config::show::Shown;
 use config::storage::explain::Drawn;
 use config::target::raw;
-use config::target::ssh::{SshAddress, SshSettings, propagate};
+use config::target::ssh::{SshSettings, propagate};
 use config::{crashkernel, import, resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
-/// Keeps this machine ready to record its own death.
-#[derive(Parser)]
-#[command(
-    name = "vmcorectl",
-    version,
-    after_help = "Exit codes: 0 done, or ready; 1 degraded; 2 not ready, a failure, or wrong usage."
-)]
-struct Cli {
-    /// Settings file, `.conf` as kdump.conf is [default: /etc/vmcored.toml and vmcored.toml.d, else /etc/kdump.conf]
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Look at this tree instead of the running system; nothing is loaded or unloaded
-    #[arg(long, global = true, value_name = "DIR", default_value = "/", hide_default_value = true)]
-    root: PathBuf,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Plan, build the image and load the crash kernel
-    Arm {
-        /// Show the plan and the command line with their reasons; load nothing
-        #[arg(long)]
-        explain: bool,
-        /// Load even if the same is loaded
-        #[arg(long)]
-        force: bool,
-    },
-    /// Unload the crash kernel
-    Disarm,
-    /// Say whether a crash now would be recorded
-    Status {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what a dump is: kernel, crash, level, codecs, pages
-    Info {
-        /// A dump of any kind, or the parts of a split one
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Read all of a dump and say what is damaged
-    #[command(after_help = "Exit codes: 0 sound; 1 damaged or incomplete; 2 no dump, or unreadable.")]
-    Verify {
-        /// A dump of any kind, or the parts of a split one
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        /// Threads [default: one a CPU]
-        #[arg(long, value_name = "N")]
-        threads: Option<usize>,
-    },
-    /// Build images and look into them
-    #[command(subcommand)]
-    Image(ImageCommand),
-    /// Look at the places for dumps
-    #[command(subcommand)]
-    Target(TargetCommand),
-    /// Look at the settings
-    #[command(subcommand)]
-    Config(ConfigCommand),
-    /// Reserve memory for the crash kernel, as much as is needed
-    #[command(subcommand)]
-    Crashkernel(CrashkernelCommand),
-}
-
-#[derive(Subcommand)]
-enum ImageCommand {
-    /// Build the image into a file, without loading it
-    Build {
-        /// The file to write
-        #[arg(short, long, value_name = "FILE")]
-        output: PathBuf,
-    },
-    /// List what is in an image
-    Ls {
-        /// Only sizes in all
-        #[arg(long)]
-        summary: bool,
-        /// The image [default: the one loaded]
-        file: Option<PathBuf>,
-    },
-    /// Print a file of an image
-    Cat {
-        /// Its path in the image: /plan.json
-        path: String,
-        /// The image [default: the one loaded]
-        file: Option<PathBuf>,
-    },
-}
-
-#[derive(Subcommand)]
-enum TargetCommand {
-    /// Draw the way to a host, down to NICs and drivers, as the crash kernel would take it
-    Explain {
-        /// Names or addresses, fe80::1%eth0 where link-local [default: those of the settings]
-        #[arg(value_name = "HOST")]
-        hosts: Vec<String>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Make a partition without a file system one that dumps may be written to; what was on it is gone
-    Prepare {
-        /// The partition: a path below /dev, PARTUUID=…
-        #[arg(value_name = "DEVICE")]
-        device: DeviceId,
-        /// Even if it holds something; never while it is in use
-        #[arg(long)]
-        force: bool,
-    },
-    /// Copy dumps off a raw partition to where dumps are, once
-    Recover {
-        /// The partition [default: those of the settings]
-        #[arg(value_name = "DEVICE")]
-        device: Option<DeviceId>,
-        /// The directory of dumps [default: `path` of the target, or /var/crash]
-        #[arg(long, value_name = "DIR")]
-        to: Option<PathBuf>,
-    },
-    /// Make a key for an SSH server, install it there, and prove that a dump would arrive
-    Propagate {
-        /// Whom to log in as, and where: root@dumps.example.org, root@10.0.0.1:2222
-        #[arg(value_name = "USER@HOST[:PORT]")]
-        to: SshAddress,
-        /// Directory of the server that dumps go to
-        #[arg(long, value_name = "DIR", default_value = settings::DEFAULT_PATH)]
-        path: String,
-        /// The private key [default: the first of /root/.ssh/kdump_id_rsa and kdump_id_ed25519 that is there]
-        #[arg(long, value_name = "FILE")]
-        key: Option<PathBuf>,
-        /// Where host keys are looked up and recorded [default: root's]
-        #[arg(long, value_name = "FILE")]
-        known_hosts: Option<PathBuf>,
-        /// Accept a host key that is new without asking
-        #[arg(long)]
-        yes: bool,
-    },
-}
-
-#[derive(Subcommand)]
-enum CrashkernelCommand {
-    /// Say what is reserved, what was asked for, what the next boot asks for, and what is needed
-    #[command(
-        after_help = "Exit codes: 0 reserved; 1 reboot-required; 2 reserved-too-small, not-configured, or a failure."
-    )]
-    Show {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Print the crashkernel= that this plan needs
-    Recommend {
-        /// As JSON, with the terms
-        #[arg(long)]
-        json: bool,
-    },
-    /// Write it down for the next boot, in GRUB's defaults, boot entries and /etc/kernel/cmdline; never lowers what is there
-    Set {
-        /// 192M, 1G [default: what is recommended]
-        #[arg(value_name = "SIZE", value_parser = size)]
-        size: Option<u64>,
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Give reserved memory back, until the next boot
-    Shrink {
-        /// 128M [default: what is recommended]
-        #[arg(value_name = "SIZE", value_parser = size)]
-        size: Option<u64>,
-    },
-}
-
-/// A size as crashkernel= has it.
-fn size(text: &str) -> Result<u64, String> {
-    let request = crashkernel::syntax::request(&format!("crashkernel={text}")).map_err(|e| e.to_string())?;
-    let plain = request.plain.filter(|plain| plain.offset.is_none() && !text.contains(':'));
-    let size = plain.and_then(|plain| plain.size_for(0));
-    size.ok_or_else(|| "expected a size: 192M, 1G".to_owned())
-}
-
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Say what is wrong with the settings, or will not be as it was written
-    #[command(after_help = "Exit codes: 0 nothing to say; 1 warnings; 2 wrong.")]
-    Check {
-        /// A settings file, `.conf` as kdump.conf is [default: those in force]
-        file: Option<PathBuf>,
-    },
-    /// Print the settings in force, each with where it was written
-    Show {
-        /// As JSON
-        #[arg(long, conflicts_with = "plan")]
-        json: bool,
-        /// The plan that comes out of them, as the crash image has it
-        #[arg(long)]
-        plan: bool,
-    },
-    /// Make a settings file of those of kdump-utils, kdump-tools or SUSE's kdump
-    #[command(after_help = "Exit codes: 0 all as it was; 1 something is not, which is told; 2 a failure.")]
-    Import {
-        /// kdump.conf, sysconfig/kdump, default/kdump-tools [default: those of the system]
-        #[arg(value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// The file to write, which must not exist [default: standard output]
-        #[arg(short, long, value_name = "FILE")]
-        output: Option<PathBuf>,
-    },
-}
 
 fn main() -> ExitCode {
     // Only what goes wrong inside; RUST_LOG asks for more.
@@ -280,6 +60,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             }
             let prepared = prepare_to_load(cli, &root)?;
             warn(&prepared.warnings);
+            arm::set_disarmed(false, &root)?;
             let outcome = arm::arm(&prepared, &root, *force)?;
             let (release, id) = (&prepared.resolved.kernel.release, &prepared.image.id);
             match outcome {
@@ -291,6 +72,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             if !live {
                 bail!("disarm --root makes no sense: a crash kernel is unloaded from the running system");
             }
+            arm::set_disarmed(true, &root)?;
             println!("{}", if arm::disarm(&root)? { "disarmed" } else { "nothing was loaded" });
         }
         Command::Status { json } => {
@@ -304,19 +86,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             }
             return Ok(ExitCode::from(report.readiness as u8));
         }
-        Command::Info { files, json } => {
-            let info = Info::read(files).map_err(anyhow::Error::msg)?;
-            print(&info, *json)?;
-        }
-        Command::Verify { files, json, threads } => {
-            let threads =
-                threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-            let meter = Meter::default();
-            let report = Report::read(files, threads, &|done, total| meter.update(done, total))
-                .map_err(anyhow::Error::msg)?;
-            meter.clear();
-            print(&report, *json)?;
-            return Ok(ExitCode::from(u8::from(!report.sound)));
+        Command::Info { .. }
+        | Command::Verify { .. }
+        | Command::Harvest { .. }
+        | Command::List { .. }
+        | Command::Path { .. }
+        | Command::Rm { .. } => return commands::dumps::run(cli, &root, live),
+        Command::Check { .. } | Command::Estimate { .. } | Command::Test { .. } | Command::Triggers(_) => {
+            return commands::ready::run(cli, &root, live);
         }
         Command::Image(ImageCommand::Build { output }) => {
             let prepared = arm::prepare(&read_settings(cli, &root)?, &root)?;
@@ -538,45 +315,6 @@ fn run_crashkernel(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a report.
-fn print(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
-    } else {
-        write!(out, "{report}")?;
-    }
-    Ok(())
-}
-
-/// How far it is, on a terminal, from the second second on.
-struct Meter {
-    terminal: bool,
-    last: Mutex<(Instant, bool)>,
-}
-
-impl Default for Meter {
-    fn default() -> Self {
-        Self { terminal: io::stderr().is_terminal(), last: Mutex::new((Instant::now(), false)) }
-    }
-}
-
-impl Meter {
-    fn update(&self, done: u64, total: u64) {
-        let Ok(mut last) = self.last.lock() else { return };
-        if self.terminal && last.0.elapsed() >= Duration::from_secs(1) {
-            *last = (Instant::now(), true);
-            let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
-            eprint!("\r{percent:3} % of {total} pages");
-        }
-    }
-    fn clear(&self) {
-        if self.last.lock().is_ok_and(|last| last.1) {
-            eprint!("\r{:40}\r", "");
-        }
-    }
-}
-
 /// Everything up to loading. Where both the kernel and the settings stand in the way, both are told: the first may take
 /// a reboot to remove, and nobody wants to meet the second after it.
 fn prepare_to_load(cli: &Cli, root: &Root) -> anyhow::Result<Prepared> {
@@ -593,23 +331,6 @@ fn prepare_to_load(cli: &Cli, root: &Root) -> anyhow::Result<Prepared> {
             Err(e)
         }
     }
-}
-
-/// A file that is named is a file of this system; the usual ones are looked for below the root.
-fn load_settings(cli: &Cli, root: &Root) -> anyhow::Result<Loaded> {
-    Ok(match &cli.config {
-        Some(file) => load::load_file(file)?,
-        None => load::load(root)?,
-    })
-}
-
-/// The settings, with what will not be as it was written told.
-fn read_settings(cli: &Cli, root: &Root) -> anyhow::Result<Settings> {
-    let loaded = load_settings(cli, root)?;
-    for finding in loaded.warnings() {
-        eprintln!("vmcorectl: {finding}");
-    }
-    Ok(loaded.settings)
 }
 
 fn warn(warnings: &[String]) {

@@ -21,7 +21,7 @@ fn open(files: &[PathBuf]) -> Result<Input, String> {
 }
 
 /// A file's size as people read it.
-fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
         1_048_576..10_737_418_240 => format!("{} MiB", bytes >> 20),

@@ -54,6 +54,24 @@ pub fn propagate(settings: &SshSettings, yes: bool) -> anyhow::Result<()> {
     prove(&target)
 }
 
+/// Logs in and writes as the crash kernel would, with the keys that are there. Returns MB/s.
+pub fn probe(settings: &SshSettings) -> anyhow::Result<f64> {
+    let root = Root::new("/");
+    let client = settings.client(&root)?;
+    let own = settings.key.clone().into_iter().chain(DEFAULT_KEYS.iter().map(PathBuf::from));
+    let key = own.into_iter().find(|key| key.exists()).context("there is no key to log in with")?;
+    let destinations = names::resolve(&client.hostname, client.port, &root)?;
+    let to = destinations.first().with_context(|| format!("{} has no address", client.hostname))?;
+    let plan = settings.resolve(0, &client, to.address, to.link.as_deref(), &root)?;
+    let pinned = tempfile_of(&plan_known_hosts(&plan.packed, &plan.target)?)?;
+    let target = SshTarget {
+        identity: key.display().to_string(),
+        known_hosts: pinned.path.display().to_string(),
+        ..plan.target
+    };
+    Ok(attempt(&target)?.1)
+}
+
 /// The private key, made where there is none.
 fn own_key(settings: &SshSettings, root: &Root) -> anyhow::Result<PathBuf> {
     let wanted: Vec<PathBuf> = match &settings.key {
@@ -207,8 +225,8 @@ fn install(client: &Client, target: &SshTarget, key: &Path) -> anyhow::Result<()
     Ok(())
 }
 
-/// Writes as the crash kernel would, and takes it all away again.
-fn prove(target: &SshTarget) -> anyhow::Result<()> {
+/// Writes as the crash kernel would, and takes it all away again. Returns how, and MB/s.
+fn attempt(target: &SshTarget) -> anyhow::Result<(Way, f64)> {
     let connection = Connection::open(target, PATIENCE)?;
     let proved = connection.greet().map_err(anyhow::Error::from).and_then(|way| {
         let name = format!(".vmcored-probe-{}", std::process::id());
@@ -220,7 +238,12 @@ fn prove(target: &SshTarget) -> anyhow::Result<()> {
         Ok((way, rate))
     });
     connection.end();
-    let (way, rate) = proved?;
+    proved
+}
+
+/// [`attempt`], and says what came of it.
+fn prove(target: &SshTarget) -> anyhow::Result<()> {
+    let (way, rate) = attempt(target)?;
     let how = match way {
         Way::Sftp => "sftp: dumps are written in place",
         Way::Shell => {
