@@ -24,7 +24,7 @@ pub enum Paging {
 }
 
 /// Modules that a guest can load, and that are there for an image to be made of.
-const GUEST_MODULES: &[&str] = &[
+pub(crate) const GUEST_MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
     "virtio_scsi",

@@ -18,6 +18,8 @@ pub struct Programs {
     pub faulty_collector: PathBuf,
     /// `vmcorectl`.
     pub control: PathBuf,
+    /// `vmcored`.
+    pub daemon: PathBuf,
     /// `guest-load`, which fills a guest's memory, and measures there.
     pub guest_load: PathBuf,
 }
@@ -41,12 +43,14 @@ impl Programs {
         let faulty_collector = take("vmcore-collect", "vmcore-collect-faults")?;
         // The rest in one go, so that all CPUs have a program to optimise.
         let packages = ["-p", "collector", "-p", "config", "-p", "vmcored-tests"];
-        let programs = ["--bin", "vmcore-collect", "--bin", "vmcorectl", "--bin", "guest-load"];
-        cargo(&[packages, programs].concat())?;
+        let programs =
+            ["--bin", "vmcore-collect", "--bin", "vmcorectl", "--bin", "vmcored", "--bin", "guest-load"];
+        cargo(&[&packages[..], &programs[..]].concat())?;
         Ok(Self {
             collector: take("vmcore-collect", "vmcore-collect")?,
             faulty_collector,
             control: take("vmcorectl", "vmcorectl")?,
+            daemon: take("vmcored", "vmcored")?,
             guest_load: take("guest-load", "guest-load")?,
         })
     }
@@ -55,7 +59,9 @@ impl Programs {
     pub fn sizes(&self) -> Result<Vec<(&'static str, u64)>> {
         let size =
             |path: &Path| fs::metadata(path).map(|m| m.len()).with_context(|| path.display().to_string());
-        Ok(vec![("vmcore-collect", size(&self.collector)?), ("vmcorectl", size(&self.control)?)])
+        let all =
+            [("vmcore-collect", &self.collector), ("vmcorectl", &self.control), ("vmcored", &self.daemon)];
+        all.into_iter().map(|(name, path)| Ok((name, size(path)?))).collect()
     }
 }
 

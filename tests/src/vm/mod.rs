@@ -8,6 +8,7 @@ pub mod fault;
 pub mod foreign;
 pub mod hooks;
 pub mod kdump_conf;
+pub mod mutation;
 pub mod network;
 pub mod network_faults;
 pub mod nfs;
@@ -15,6 +16,7 @@ pub mod qemu_dumps;
 pub mod raw;
 pub mod redact;
 pub mod runner;
+pub mod service;
 pub mod ssh;
 pub mod storage;
 

@@ -6,6 +6,7 @@ mod demo;
 mod differential;
 mod figures;
 mod fuzz;
+mod install;
 mod setup;
 mod test;
 mod vm;
@@ -55,6 +56,19 @@ const VERBS: &[Verb] = &[
         needs: setup::For::Build,
         run: checks::statics,
     },
+    Verb {
+        name: "install",
+        help: "everything below a directory: `install --destdir DIR`",
+        needs: setup::For::Build,
+        run: install::install,
+    },
+    Verb {
+        name: "units",
+        help: "systemd-analyze verify, as they are installed",
+        needs: setup::For::Test,
+        run: install::units,
+    },
+    Verb { name: "deb", help: "the Debian package", needs: setup::For::Build, run: install::deb },
     Verb {
         name: "vm",
         help: "the VM scenarios, or those that are named; `vm --list`",

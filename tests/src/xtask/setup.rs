@@ -99,6 +99,13 @@ const NEEDS: &[Need] = &[
         from: For::Test,
     },
     Need { program: "sshd", package: "openssh-server", why: "receives them", from: For::Test },
+    Need {
+        program: "mmdebstrap",
+        package: "mmdebstrap",
+        why: "makes a whole Debian to install our package in",
+        from: For::Test,
+    },
+    Need { program: "fakeroot", package: "fakeroot", why: "keeps its owners on the disk", from: For::Test },
     Need { program: "systemd-analyze", package: "systemd", why: "verifies our units", from: For::Test },
     Need { program: "python3", package: "python3", why: "runs drgn", from: For::Test },
 ];
@@ -194,6 +201,7 @@ pub fn fetch(_: &[String]) -> Result<()> {
     let cache = Cache::open()?;
     let programs = super::programs()?;
     Bench::with_oracles(&cache, &programs)?.prepare()?;
+    crate::lab::debian::system(&cache)?;
     println!("everything is in place; downloads are in {}", cache.path("").display());
     Ok(())
 }

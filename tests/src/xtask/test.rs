@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything, counted. `.ci/run` is this.
 
-use super::{checks, fuzz, vm};
+use super::{checks, fuzz, install, vm};
 use crate::vm::runner::Tally;
 use anyhow::Result;
 use std::time::Instant;
@@ -11,11 +11,12 @@ pub fn test(_: &[String]) -> Result<()> {
     let check = ["--check".to_owned()];
     let mut tally = Tally::default();
     let mut complaints = Vec::new();
-    let single: [(&str, &dyn Fn() -> Result<()>); 4] = [
+    let single: [(&str, &dyn Fn() -> Result<()>); 5] = [
         ("fmt", &|| checks::fmt(&check)),
         ("clippy", &|| checks::clippy(&[])),
         ("doc", &|| checks::doc(&[])),
         ("static", &|| checks::statics(&[])),
+        ("units", &|| install::units(&[])),
     ];
     for (name, check) in single {
         tally.add(timed(&mut complaints, name, || check().map(|()| Tally { passed: 1, ..Tally::default() })));
