@@ -106,7 +106,11 @@ impl Dead<'_> {
     }
 
     fn read_cpus(&self) -> Known<Cpus> {
-        let count = u64::from(self.u32(self.symbol("nr_cpu_ids")?)?);
+        // A constant in a kernel that was built for exactly so many (CONFIG_FORCE_NR_CPUS): then a mask has no more bits.
+        let count = match self.symbol("nr_cpu_ids") {
+            Ok(at) => u64::from(self.u32(at)?),
+            Err(why) => self.size_of("cpumask").map_err(|_| why)?.saturating_mul(8),
+        };
         if count == 0 || count > MAX_CPUS {
             return Err(Unknown::Senseless(format!("nr_cpu_ids is {count}, which cannot be")));
         }

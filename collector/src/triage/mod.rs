@@ -32,17 +32,22 @@
 mod budget;
 mod cpus;
 mod list;
+mod modules;
 mod names;
 mod pages;
 mod read;
 mod registers;
+pub mod stack;
+mod tasks;
 mod types;
 mod unknown;
 
 pub use budget::Budget;
+pub use modules::{Module, taint_letters, taint_meanings};
 pub use names::Spot;
 pub use pages::Pages;
 pub use registers::Registers;
+pub use tasks::{State, Task};
 pub use types::{Elements, Member};
 pub use unknown::{Known, Unknown};
 
@@ -207,4 +212,9 @@ impl<'a> Dead<'a> {
     pub fn unknown(&self) -> Vec<String> {
         self.unknown.borrow().clone()
     }
+}
+
+/// Serializes an address as `0x…`: a number of 64 bits is no number to many readers of JSON.
+pub(crate) fn hex<S: serde::Serializer>(at: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format!("{at:#x}"))
 }
