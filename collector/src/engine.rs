@@ -50,7 +50,7 @@ pub struct Engine<'a> {
     vmcore: Vmcore<'a>,
     /// Soft errors so far.
     pub problems: Problems,
-    /// Threads that work on a dump, the calling one among them. 1 until it is set: a crash kernel has one CPU.
+    /// Threads that work on a dump, the calling one among them. 1 until it is set: most crash kernels have one CPU.
     pub threads: usize,
     /// The line that [`Engine::dmesg`] found.
     panic_message: Option<String>,

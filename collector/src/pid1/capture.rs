@@ -66,6 +66,7 @@ pub fn capture(job: &Job<'_>) -> Result<(), String> {
         let store = store.map_err(|e| chain(&e))?;
         out.tell(&Report::Directory(store.path().to_owned()));
         let mut engine = engine?;
+        engine.threads = threads();
         if let Ok(source) = &source {
             budget(source);
         }
@@ -86,13 +87,20 @@ pub fn capture(job: &Job<'_>) -> Result<(), String> {
     dumped
 }
 
+/// Threads that work on a dump: as many as the crash kernel has CPUs, which is one unless `nr_cpus=` says otherwise. Each takes
+/// memory for what it compresses, of which there is little: hence no more than a few.
+fn threads() -> usize {
+    const MOST: usize = 8;
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST)
+}
+
 /// Says what the dump will take of the crash kernel's memory.
 fn budget(source: &FileSource) {
     let size = source.size();
     // Two bits a page: those that are there, and those that are kept.
     let bitmaps = size / 4096 / 8 * 2;
     log::info!(
-        "memory: vmcore of {} MiB, bitmaps of about {} KiB, write-back of at most {} KiB",
+        "memory: vmcore of {} MiB, bitmaps of about {} KiB, at most {} KiB on the way to the disk",
         size >> 20,
         bitmaps >> 10,
         (2 * FileSink::WINDOW) >> 10,

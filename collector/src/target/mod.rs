@@ -1,6 +1,7 @@
 //! Where bytes go: finding the target again, mounting it, and writing to it safely.
 
 mod blocks;
+mod direct;
 pub mod directory;
 pub mod file;
 pub mod identity;

@@ -4,6 +4,7 @@
 //! the directory of one crash there.
 
 use super::TargetError;
+use super::direct;
 use super::directory::DumpDirectory;
 use super::file::FileSink;
 use super::raw::RawDump;
@@ -56,7 +57,7 @@ impl Store for DumpDirectory {
     }
 
     fn create<'s>(&'s self, name: &str) -> Result<Box<dyn DumpSink + 's>, TargetError> {
-        Ok(Box::new(FileSink::create(self, name)?))
+        Ok(direct::sink(self.create_file(name)?).unwrap_or_else(|file| Box::new(FileSink::on(file))))
     }
 
     fn overwrite(&self, name: &str, bytes: &[u8]) -> Result<(), TargetError> {
