@@ -1,6 +1,7 @@
 //! A local block device: waiting for it, mounting it.
 
 use super::{TargetError, identity};
+use crate::plan::storage::Part;
 use crate::plan::{DeviceId, LocalTarget};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -87,6 +88,13 @@ pub fn mount_at(target: &LocalTarget, node: &Path, point: &Path) -> Result<(), T
         mount(Some(node), point, Some(target.filesystem.as_str()), flags, data)
     };
     let mut result = try_with(&target.options);
+    if let Err(e) = result
+        && let Some(options) = degraded(target)
+    {
+        // Of what is kept twice one copy is enough. Where nothing is, btrfs refuses this too.
+        log::warn!("{}: {e}; mounting it without the devices that it lacks", node.display());
+        result = try_with(&options);
+    }
     if result == Err(Errno::EINVAL) && !target.options.is_empty() {
         // The crash kernel may be another version than the one the options are for. A mount without them still
         // saves the dump.
@@ -108,6 +116,13 @@ pub fn mount_at(target: &LocalTarget, node: &Path, point: &Path) -> Result<(), T
             e => TargetError::new("mount", what, e),
         }
     })
+}
+
+/// The options with which a btrfs of several devices is mounted when some are missing.
+fn degraded(target: &LocalTarget) -> Option<String> {
+    let top = target.stack.as_ref()?.0.last()?;
+    let both = if target.options.is_empty() { "" } else { "," };
+    matches!(top, Part::Pool(_)).then(|| format!("{}{both}degraded", target.options))
 }
 
 /// Unmounts. Where somebody still has a file open (a process that cannot be killed), what was written is made
