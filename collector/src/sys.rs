@@ -407,6 +407,32 @@ pub fn md_stop(array: &File) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether this process finds a key of type `logon` in its keyrings, root's among them. As the kernel does when it copies keys for
+/// a crash kernel: by request_key(2).
+pub fn has_logon_key(description: &CStr) -> io::Result<bool> {
+    /// include/uapi/linux/keyctl.h: KEYCTL_LINK, KEY_SPEC_USER_KEYRING, KEY_SPEC_PROCESS_KEYRING.
+    const LINK: libc::c_long = 8;
+    const USER: libc::c_long = -4;
+    const PROCESS: libc::c_long = -2;
+    // A service has a session of its own, from which root's keyring is not seen.
+    // SAFETY: numbers only.
+    let linked = unsafe { libc::syscall(libc::SYS_keyctl, LINK, USER, PROCESS) };
+    if linked < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let nobody = std::ptr::null::<c_void>();
+    // SAFETY: both strings end with a NUL; nobody is called for a key that is not there.
+    let found =
+        unsafe { libc::syscall(libc::SYS_request_key, c"logon".as_ptr(), description.as_ptr(), nobody, 0) };
+    if found >= 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if e.raw_os_error() == Some(libc::ENOKEY) => Ok(false),
+        e => Err(e),
+    }
+}
+
 /// `BTRFS_IOC_SCAN_DEV`: tells btrfs of a device. `control` is /dev/btrfs-control.
 pub fn btrfs_scan(control: &File, device: &CStr) -> io::Result<()> {
     /// `struct btrfs_ioctl_vol_args`.

@@ -3,10 +3,13 @@
 //! A failed step leaves the crash kernel that is loaded as it is: it is better than none.
 
 use crate::cmdline::{self, Cmdline, CmdlineError, Facts};
+use crate::crashkernel;
 use crate::harvest::boots::{Boot, Boots};
 use crate::kexec::{self, KexecError, KexecState};
 use crate::resolve::{ResolveError, Resolved, resolve};
 use crate::settings::Settings;
+use crate::storage::crypt;
+use collector::storage::crypt::KEYS;
 use initramfs::image::{self, Image};
 use initramfs::root::Root;
 use serde::{Deserialize, Serialize};
@@ -101,7 +104,7 @@ pub struct Prepared {
     pub kexec: KexecState,
     /// What the command line depends on.
     pub facts: Facts,
-    /// Bytes that kernel and image need, roughly.
+    /// Bytes that a capture needs, roughly: [`crashkernel::need`].
     pub need: u64,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
@@ -132,27 +135,19 @@ pub fn prepare(settings: &Settings, root: &Root) -> Result<Prepared, ArmError> {
     let ipv6 = resolved.plan.network.as_ref().is_some_and(|n| n.reach.iter().any(|r| r.address.is_ipv6()));
     let facts = Facts { ipv6, ..Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)? };
     let cmdline = cmdline::build(&facts, &settings.kernel, &image.id);
-    let need =
-        need(resolved.kernel.init_size, u64::try_from(image.bytes.len()).unwrap_or(u64::MAX), image.unpacked);
-    let mut warnings = resolved.warnings.clone();
-    if let Some(reserved) = kexec.reserved.filter(|r| *r > 0 && *r < need) {
-        warnings.push(format!(
+    let warnings = resolved.warnings.clone();
+    let mut prepared = Prepared { resolved, image, cmdline, kexec, facts, need: 0, warnings };
+    let need = crashkernel::need::need(&prepared, root)?.total;
+    prepared.need = need;
+    // An estimate to warn by, not to refuse by.
+    if let Some(reserved) = prepared.kexec.reserved.filter(|r| *r > 0 && *r < need) {
+        prepared.warnings.push(format!(
             "{} MiB are reserved, about {} MiB are needed: the crash kernel may run out of memory; raise crashkernel=",
             reserved >> 20,
             need.div_ceil(1 << 20)
         ));
     }
-    Ok(Prepared { resolved, image, cmdline, kexec, facts, need, warnings })
-}
-
-/// Roughly what a capture needs: the kernel unpacked, the image twice while it is being unpacked, and what the kernel,
-/// its drivers and the collector allocate on the way. An estimate to warn by, not to refuse by.
-fn need(init_size: Option<u64>, packed: u64, unpacked: u64) -> u64 {
-    /// What a distribution's x86-64 kernel takes when its file does not say.
-    const KERNEL: u64 = 64 << 20;
-    /// Measured from Debian's 6.1: what is gone between the kernel's own size and the end of a capture.
-    const RUNTIME: u64 = 14 << 20;
-    init_size.unwrap_or(KERNEL).saturating_add(packed).saturating_add(unpacked).saturating_add(RUNTIME)
+    Ok(prepared)
 }
 
 impl Prepared {
@@ -199,6 +194,8 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
         return Err(ArmError::KernelChanged(kernel.path.clone()));
     }
     let image_file = File::open(&path).map_err(file("open", &path))?;
+    let keys = root.path(KEYS);
+    crypt::hand_over(&prepared.resolved.keys, root).map_err(file("name volume keys in", &keys))?;
     kexec::load(&kernel_file, &image_file, &text, &kexec)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     remember(
@@ -486,11 +483,5 @@ mod tests {
         fs::write(dir.path().join("var/lib/vmcored/notes"), "").unwrap();
         forget_images(Some("b"), &root).unwrap();
         assert_eq!(root.list(IMAGE_DIRECTORY).unwrap(), ["image-b.img", "notes"]);
-    }
-
-    #[test]
-    fn needs() {
-        assert_eq!(need(Some(60 << 20), 2 << 20, 6 << 20), 82 << 20);
-        assert_eq!(need(None, u64::MAX, 1), u64::MAX);
     }
 }

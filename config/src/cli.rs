@@ -206,7 +206,7 @@ pub enum ImageCommand {
 /// About targets.
 #[derive(Subcommand, Debug)]
 pub enum TargetCommand {
-    /// Draw the way to a host, down to NICs and drivers, as the crash kernel would take it
+    /// Draw the way to a host, down to NICs and drivers, and what disks are put together from, as the crash kernel would
     Explain {
         /// Names or addresses, fe80::1%eth0 where link-local [default: those of the settings]
         #[arg(value_name = "HOST")]

@@ -40,6 +40,8 @@ pub struct Resolved {
     pub nodes: Vec<Option<PathBuf>>,
     /// Programs and files besides: the ssh client, keys.
     pub packed: Packed,
+    /// Descriptions of volume keys that the kernel has to hand on.
+    pub keys: Vec<String>,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -177,6 +179,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
     let mut extra = settings.image.extra_modules.clone();
     let (mut devices, mut layers, mut filesystems) = (Vec::new(), Vec::new(), Vec::new());
     let (mut targets, mut nodes) = (Vec::new(), Vec::new());
+    let mut keys: Vec<String> = Vec::new();
     let (mut recorded, fence) = network::for_settings(settings, root)?;
     let mut view: Option<View> = None;
     let mut packed = Packed::default();
@@ -190,6 +193,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
                 if let Some(storage) = found.storage {
                     devices.extend(storage.disks);
                     layers.extend(storage.modules);
+                    keys.extend(storage.keys);
                     warnings.extend(storage.warnings);
                     stack = Some(storage.stack);
                 } else {
@@ -279,7 +283,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         watchdog: aside.watchdog,
     };
     let collector = find_collector(settings.image.collector.as_deref(), root)?;
-    Ok(Resolved { plan, modules, kernel, collector, nodes, packed, warnings })
+    Ok(Resolved { plan, modules, kernel, collector, nodes, packed, keys, warnings })
 }
 
 /// Gives modules those of the added arguments that are for them, `MODULE.PARAMETER=VALUE`: for what is built in the kernel reads
@@ -321,20 +325,26 @@ fn with_rules(dump: &DumpSpec, settings: &Settings, root: &Root) -> Result<DumpS
     }
 }
 
-struct Found {
+/// A local target as it is now.
+pub(crate) struct Found {
     /// Kernel name: `vda1`.
-    name: String,
-    node: PathBuf,
-    id: DeviceId,
-    filesystem: String,
+    pub name: String,
+    /// Its node.
+    pub node: PathBuf,
+    /// How the crash kernel finds it.
+    pub id: DeviceId,
+    /// Its type.
+    pub filesystem: String,
     /// For mount(2).
-    options: String,
-    directory: String,
+    pub options: String,
+    /// The dumps' directory in it.
+    pub directory: String,
     /// What it lies on, where that is not a disk or partition.
-    storage: Option<Storage>,
+    pub storage: Option<Storage>,
 }
 
-fn find_target(
+/// Resolves a local target.
+pub(crate) fn find_target(
     target: &LocalSettings,
     root: &Root,
     warnings: &mut Vec<String>,

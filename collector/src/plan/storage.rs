@@ -85,7 +85,7 @@ pub enum To {
     Crypt {
         /// `aes-xts-plain64`.
         cipher: String,
-        /// The key in the kernel's keyring: `:64:logon:vmcored:…`. Never the key itself.
+        /// The key in the crash kernel's keyring: `:64:user:kdump-cryptsetup:vk-…`. Never the key itself.
         key: String,
         /// Added to the sector for the initialisation vector.
         iv_offset: u64,

@@ -5,6 +5,7 @@
 //! but what md itself writes into the metadata of an array that runs.
 
 mod array;
+pub mod crypt;
 mod disks;
 pub mod mapper;
 mod pool;
@@ -161,6 +162,7 @@ fn map(mapped: &Mapped, made: &[Option<Device>], mapper: &mut Option<Mapper>) ->
             }
             To::Error => String::new(),
             To::Crypt { cipher, key, iv_offset, place, options } => {
+                crypt::restore()?;
                 let mut text = format!("{cipher} {key} {iv_offset} {}", at(place)?);
                 if !options.is_empty() {
                     text.push_str(&format!(" {} {}", options.len(), options.join(" ")));

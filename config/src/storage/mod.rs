@@ -4,16 +4,20 @@
 //! sysfs says what lies on what, and device-mapper itself what its tables are. What the crash kernel could not put together is
 //! refused here, with the reason.
 
+pub mod crypt;
 pub mod explain;
 mod table;
 
 use collector::plan::DeviceId;
-use collector::plan::storage::{Array, Disk, DiskId, Mapped, Multipath, Part, Pool, Slice, Stack};
+use collector::plan::storage::{
+    Array, Disk, DiskId, Mapped, Multipath, Part, Place, Pool, Segment, Slice, Stack, To,
+};
 use collector::storage::find_all;
 use collector::storage::mapper::{CONTROL, Line, Mapper};
 use collector::target::identity::{self, Identity};
 use initramfs::root::Root;
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +33,8 @@ pub struct Storage {
     pub disks: Vec<String>,
     /// Modules of the layers.
     pub modules: Vec<String>,
+    /// Descriptions of volume keys that the kernel has to hand on: [`crypt::hand_over`].
+    pub keys: Vec<String>,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -76,6 +82,8 @@ pub enum StorageError {
 pub trait Tables {
     /// The live table of a device-mapper device.
     fn table(&mut self, major: u32, minor: u32) -> io::Result<Vec<Line>>;
+    /// Whether the kernel finds a `logon` key of this description.
+    fn has_key(&mut self, description: &str) -> io::Result<bool>;
 }
 
 /// The running kernel's.
@@ -99,6 +107,10 @@ impl Tables for Live<'_> {
             None => Mapper::open_at(&self.root.path(CONTROL))?,
         };
         self.mapper.insert(mapper).table(major, minor)
+    }
+
+    fn has_key(&mut self, description: &str) -> io::Result<bool> {
+        collector::sys::has_logon_key(&CString::new(description)?)
     }
 }
 
@@ -147,18 +159,28 @@ struct Walker<'w> {
     known: HashMap<String, usize>,
     disks: Vec<String>,
     modules: BTreeSet<String>,
+    keys: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl<'w> Walker<'w> {
     fn new(root: &'w Root, tables: &'w mut dyn Tables) -> Self {
         let (known, modules) = (HashMap::new(), BTreeSet::new());
-        Self { root, tables, parts: Vec::new(), known, disks: Vec::new(), modules, warnings: Vec::new() }
+        Self {
+            root,
+            tables,
+            parts: Vec::new(),
+            known,
+            disks: Vec::new(),
+            modules,
+            keys: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 
     fn done(self) -> Storage {
-        let Self { parts, disks, modules, warnings, .. } = self;
-        Storage { stack: Stack(parts), disks, modules: modules.into_iter().collect(), warnings }
+        let Self { parts, disks, modules, keys, warnings, .. } = self;
+        Storage { stack: Stack(parts), disks, modules: modules.into_iter().collect(), keys, warnings }
     }
 
     fn needs(&mut self, module: &str) {
@@ -224,6 +246,10 @@ impl<'w> Walker<'w> {
         }
         let mut table = Vec::new();
         for line in &lines {
+            if line.kind == "crypt" {
+                table.push(self.crypt(name, &uuid, line, depth)?);
+                continue;
+            }
             let mut place = |number: &str| -> Result<usize, StorageError> {
                 let below = self.root.link_name(format!("/sys/dev/block/{number}"))?;
                 let below = below.ok_or_else(|| StorageError::Sysfs(here.join("slaves")))?;
@@ -232,6 +258,19 @@ impl<'w> Walker<'w> {
             table.push(table::segment(name, line, &mut place)?);
         }
         Ok(Part::Mapped(Mapped { name: called, uuid, table }))
+    }
+
+    fn crypt(&mut self, name: &str, uuid: &str, line: &Line, depth: usize) -> Result<Segment, StorageError> {
+        let crypt = crypt::read(name, uuid, line, self.root, self.tables)?;
+        self.modules.extend(crypt::modules(&crypt.cipher, self.root)?);
+        let (number, start) = &crypt.below;
+        let below = self.root.link_name(format!("/sys/dev/block/{number}"))?;
+        let below = below.ok_or_else(|| StorageError::Sysfs(Path::new("/sys/dev/block").join(number)))?;
+        let (part, key) = (self.part(&below, depth + 1)?, crypt.key());
+        self.keys.push(crypt.description);
+        let place = Place { part, start: *start };
+        let (cipher, iv_offset, options) = (crypt.cipher, crypt.iv_offset, crypt.options);
+        Ok(Segment { sectors: line.sectors, to: To::Crypt { cipher, key, iv_offset, place, options } })
     }
 
     fn multipath(

@@ -7,11 +7,16 @@ use std::os::unix::fs::symlink;
 struct Machine {
     dir: tempfile::TempDir,
     tables: Vec<(u32, Line)>,
+    keys: Vec<&'static str>,
 }
 
 impl Tables for Machine {
     fn table(&mut self, _: u32, minor: u32) -> io::Result<Vec<Line>> {
         Ok(self.tables.iter().filter(|(m, _)| *m == minor).map(|(_, line)| line.clone()).collect())
+    }
+
+    fn has_key(&mut self, description: &str) -> io::Result<bool> {
+        Ok(self.keys.contains(&description))
     }
 }
 
@@ -21,7 +26,7 @@ impl Machine {
         for path in ["sys/class/block", "sys/dev/block", "dev"] {
             fs::create_dir_all(dir.path().join(path)).unwrap();
         }
-        Self { dir, tables: Vec::new() }
+        Self { dir, tables: Vec::new(), keys: Vec::new() }
     }
 
     fn root(&self) -> Root {
@@ -124,6 +129,35 @@ fn lvm_over_two_disks() {
         drawn,
         "| vg-lv (linear), 0 MiB + 0 MiB\n|   SERIAL=S1\n|   UUID=aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa\n"
     );
+}
+
+#[test]
+fn lvm_on_an_encrypted_disk() {
+    let mut machine = Machine::new();
+    machine.device("vda", "254:0", "pci0/block/", &pv(b'a'));
+    machine.put("sys/devices/pci0/block/vda/serial", "S1\n");
+    let table = "aes-xts-plain64 :64:logon:cryptsetup:x-d0 0 254:0 32768 1 allow_discards";
+    machine.mapped("dm-0", 0, "luks", &[("crypt", table)]);
+    machine
+        .put("sys/devices/virtual/block/dm-0/dm/uuid", "CRYPT-LUKS2-5eed00007e574d15800000000000d100-luks");
+    machine.mapped("dm-1", 1, "vg-lv", &[("linear", "253:0 2048")]);
+    machine.put("proc/crypto", "name : xts(aes)\nmodule : aesni_intel\n");
+    assert!(machine.of("dm-1").unwrap_err().to_string().contains("since Linux 6.16"));
+    machine.put("sys/kernel/config/crash_dm_crypt_keys/count", "0\n");
+    assert!(machine.of("dm-1").unwrap_err().to_string().contains("link-volume-key="));
+    machine.keys.push("kdump-cryptsetup:vk-5eed0000-7e57-4d15-8000-00000000d100");
+    let found = machine.of("dm-1").unwrap().unwrap();
+    assert_eq!(found.modules, ["aesni_intel", "dm_crypt", "dm_mod"]);
+    assert_eq!(found.keys, machine.keys);
+    let Part::Mapped(mapped) = &found.stack.0[1] else { panic!("{:?}", found.stack) };
+    let [Segment { to: To::Crypt { cipher, key, place, .. }, .. }] = mapped.table.as_slice() else {
+        panic!("{mapped:?}")
+    };
+    assert_eq!((cipher.as_str(), *place), ("aes-xts-plain64", Place { part: 0, start: 32768 }));
+    assert_eq!(key, ":64:user:kdump-cryptsetup:vk-5eed0000-7e57-4d15-8000-00000000d100");
+    // What goes into the image is read back as it is.
+    let plan = serde_json::to_string(&found.stack).unwrap();
+    assert_eq!(serde_json::from_str::<Stack>(&plan).unwrap(), found.stack);
 }
 
 #[test]
