@@ -1,7 +1,7 @@
 //! Dumps a vmcore over ssh as the crash kernel does, for `cargo xtask bench --ssh`:
 //!
 //! ```console
-//! $ cargo run --release -p collector --example dump_ssh -- TARGET.json VMCORE LEVEL CODEC
+//! $ cargo run --release -p collector --example dump_ssh -- TARGET.json VMCORE LEVEL CODEC THREADS
 //! ```
 //!
 //! TARGET.json is a plan's `SshTarget`, with files of the machine it runs on. Prints the path of what was written.
@@ -19,8 +19,8 @@ use std::time::Duration;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [target, vmcore, level, codec] = words.as_slice() else {
-        return Err("dump_ssh TARGET.json VMCORE LEVEL CODEC".into());
+    let [target, vmcore, level, codec, threads] = words.as_slice() else {
+        return Err("dump_ssh TARGET.json VMCORE LEVEL CODEC THREADS".into());
     };
     let target: SshTarget = serde_json::from_str(&std::fs::read_to_string(target)?)?;
     let codec: Compression = codec.parse()?;
@@ -31,6 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let directory = connection.create_directory(way, "bench").map_err(told)?;
     let source = FileSource::open(Path::new(vmcore))?;
     let mut engine = Engine::open(&source)?;
+    engine.threads = threads.parse()?;
     let sink = directory.create_file("vmcore-incomplete").map_err(told)?;
     let spec = DumpSpec::new("vmcore", level.parse()?, Format::Kdump, codec);
     // It ends with an fsync on the server.

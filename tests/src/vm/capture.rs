@@ -2,12 +2,13 @@
 
 use super::crash::{Crash, Crashed, Dump, POPULATE};
 use super::differential::{Differential, Opened};
+use super::reader::Reader;
 use super::redact;
 use super::runner::Bench;
 use crate::kdump_reader::KdumpFile;
 use crate::lab::command::{find, output, shown};
 use crate::lab::disk::{Contents, LABEL, PART_UUID};
-use crate::lab::guest::{Guest, Paging};
+use crate::lab::guest::Paging;
 use crate::lab::kernel::Series;
 use crate::lab::oracle;
 use crate::lab::vmcore::{Class, Page, PageSet, RawCore};
@@ -391,34 +392,19 @@ fn compare(what: &str, ours: &PageSet, theirs: &PageSet, classes: &HashMap<u64, 
     Ok(())
 }
 
-/// xfs as the target. The host cannot read it, so a second guest copies the dump to a tar file on a raw disk.
+/// xfs as the target. The host cannot read it.
 pub fn xfs(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "target-xfs", Series::V6_12)?;
     crash.disk = (512, Contents::Xfs);
     let crashed = crash.run(bench)?;
-    let tar = crate::lab::disk::Disk::create(&crashed.dir.join("copy.tar"), 256, Contents::Blank)?;
-    let reader = Guest {
-        kernel: bench.kernel(Series::V6_12)?,
-        paging: Paging::Four,
-        memory: 512,
-        cmdline: String::new(),
-        disks: vec![crashed.disk.clone(), tar.clone()],
-        script: "mount /dev/vda /mnt; cd /mnt; section copy tar -cf /dev/vdb .".to_owned(),
-        devices: Vec::new(),
-        files: Vec::new(),
-        limit: Duration::from_secs(120),
+    let reader = Reader {
+        series: Series::V6_12,
+        disks: std::slice::from_ref(&crashed.disk),
+        script: "mount /dev/vdb /mnt",
+        files: &[],
+        devices: &[],
     };
-    let run = bench.lab.run(&reader, &crashed.dir.join("reader.log"))?;
-    ensure!(
-        matches!(run.console.section("copy"), Some((_, 0))),
-        "the reader failed:\n{}",
-        run.console.tail(20)
-    );
-    let files = crashed.dir.join("files");
-    fs::create_dir_all(&files)?;
-    output(
-        Command::new("tar").args(["-x", "--no-same-owner", "-p", "-f"]).arg(&tar.path).arg("-C").arg(&files),
-    )?;
+    let (files, _) = reader.read(bench, &crashed.dir)?;
     complete(&Dump::in_directory(&files)?)
 }
 

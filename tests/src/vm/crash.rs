@@ -27,6 +27,8 @@ pub struct Crash<'a> {
     pub reservation: u64,
     /// `/etc/vmcored.toml`.
     pub settings: String,
+    /// `/etc/kdump.conf`, and there is no vmcored.toml.
+    pub kdump_conf: Option<String>,
     /// Size in MiB and contents of the disk for dumps.
     pub disk: (u64, Contents),
     /// How the guest mounts the disk, `/dev/vda…`.
@@ -76,6 +78,7 @@ impl<'a> Crash<'a> {
             memory: 512,
             reservation: 128,
             settings: "[[target]]\npath = \"/var/crash\"\n".to_owned(),
+            kdump_conf: None,
             disk: (512, Contents::Ext4),
             mount: "/dev/vda",
             before: String::new(),
@@ -101,9 +104,13 @@ impl<'a> Crash<'a> {
         let dir = bench.scratch(&self.name)?;
         let disk = Disk::create(&dir.join("disk.img"), self.disk.0, self.disk.1)?;
         // What a program has just written is still in the terminal's buffer, which a panic throws away: hence the pause.
+        let (file, settings) = match &self.kdump_conf {
+            Some(conf) => ("kdump.conf", conf),
+            None => ("vmcored.toml", &self.settings),
+        };
         let script = format!(
             "mount {mount} /var/crash || echo LAB-NO-DISK
-mkdir -p /etc; cat > /etc/vmcored.toml <<'END'
+mkdir -p /etc; cat > /etc/{file} <<'END'
 {settings}
 END
 {before}
@@ -115,7 +122,6 @@ echo LAB-CRASH
 usleep 500000
 echo c > /proc/sysrq-trigger",
             mount = self.mount,
-            settings = self.settings,
             before = self.before,
             after = self.after,
         );

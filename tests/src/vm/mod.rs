@@ -14,9 +14,11 @@ pub mod network_faults;
 pub mod nfs;
 pub mod qemu_dumps;
 pub mod raw;
+pub mod reader;
 pub mod redact;
 pub mod runner;
 pub mod service;
+pub mod share;
 pub mod ssh;
 pub mod storage;
 
@@ -67,6 +69,8 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "raw", run: raw::two_partitions },
     Scenario { name: "ssh", run: ssh::sftp },
     Scenario { name: "ssh-no-sftp", run: ssh::no_sftp },
+    Scenario { name: "share-virtiofs", run: share::virtiofs },
+    Scenario { name: "share-9p", run: share::plan9 },
     Scenario { name: "hooks", run: hooks::hooks },
     Scenario { name: "watchdog", run: hooks::watchdog },
     Scenario { name: "hook-refuses", run: hooks::refused },

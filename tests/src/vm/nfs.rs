@@ -1,6 +1,7 @@
 //! Dumps to the Linux NFS server in another guest.
 
 use super::crash::{Crash, Crashed, Dump};
+use super::kdump_conf;
 use super::runner::Bench;
 use crate::lab::kernel::Series;
 use crate::lab::machine::Machine;
@@ -46,14 +47,12 @@ pub fn with_server(
     Ok((crashed?, served))
 }
 
-/// A crash whose only target is on the server, and the dump as the server has it.
-fn dump(bench: &Bench<'_>, name: &str, server: &str, options: &str) -> Result<()> {
-    let mut crash = Crash::new(bench, name, Series::V6_1)?;
+/// A crash whose only target is on the server, as its settings say, and the dump as the server has it.
+fn dump(bench: &Bench<'_>, mut crash: Crash<'_>, server: &str) -> Result<()> {
     crash.reservation = 160;
     crash.limit = std::time::Duration::from_secs(400);
-    crash.before = format!("{UP}up eth0 10.8.0.2\nsleep 2\nsection explain vmcorectl target explain");
-    crash.settings =
-        format!("[[target]]\nnfs = \"{server}:{DUMPS}\"\npath = \"/crash\"\noptions = \"{options}\"\n");
+    crash.before =
+        format!("{UP}up eth0 10.8.0.2\nsleep 2\nsection explain vmcorectl target explain\n{}", crash.before);
     let (crashed, served) = with_server(bench, &mut crash, |_, _| Ok(()))?;
     let console = crashed.crash_console();
     let (explained, status) = crashed.run.console.section("explain").context("no explanation")?;
@@ -63,6 +62,7 @@ fn dump(bench: &Bench<'_>, name: &str, server: &str, options: &str) -> Result<()
     dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
     let told = &dump.manifest.targets;
     ensure!(told.len() == 1 && told[0].failure.is_none() && told[0].target.contains(server), "{told:#?}");
+    kdump_conf::check_same_plan(&crashed)?;
     verify(bench, &dump.dir)
 }
 
@@ -75,12 +75,20 @@ pub fn verify(bench: &Bench<'_>, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// By version 4.2, at a link-local address, whose link mount(2) has to be told.
+/// By version 4.2, at a link-local address, whose link mount(2) has to be told. Driven by a kdump.conf; one with the word of the
+/// past comes to the same.
 pub fn v4(bench: &Bench<'_>) -> Result<()> {
-    dump(bench, "nfs-v4", &format!("[{LINK_LOCAL}%eth0]"), "hard")
+    let server = format!("[{LINK_LOCAL}%eth0]");
+    let mut crash = Crash::new(bench, "nfs-v4", Series::V6_1)?;
+    crash.kdump_conf = Some(format!("nfs {server}:{DUMPS}\npath /crash\n"));
+    crash.before = kdump_conf::same_plan(&format!("net {server}:{DUMPS}\npath /crash\n"));
+    dump(bench, crash, &server)
 }
 
 /// By version 3, which asks the server's port mapper and its mount daemon first.
 pub fn v3(bench: &Bench<'_>) -> Result<()> {
-    dump(bench, "nfs-v3", ADDRESS, "vers=3")
+    let mut crash = Crash::new(bench, "nfs-v3", Series::V6_1)?;
+    crash.settings =
+        format!("[[target]]\nnfs = \"{ADDRESS}:{DUMPS}\"\npath = \"/crash\"\noptions = \"vers=3,hard\"\n");
+    dump(bench, crash, ADDRESS)
 }

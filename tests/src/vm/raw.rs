@@ -32,6 +32,9 @@ printf '[[target]]\\nraw = \"/dev/vdd\"\\n' > /etc/other.toml
 section foreign vmcorectl --config /etc/other.toml arm
 section small vmcorectl target prepare /dev/vdb
 section large vmcorectl target prepare /dev/vdc
+printf '[[target]]\\nraw = \"/dev/vdc\"\\n' > /etc/large.toml; vmcorectl --config /etc/large.toml config show --plan > /tmp/plan
+echo raw /dev/vdc > /etc/large.conf; vmcorectl --config /etc/large.conf config show --plan > /tmp/other
+section kdump-conf sh -c 'cmp /tmp/plan /tmp/other && grep -i raw /tmp/plan'
 section nothing vmcorectl target recover"
         .to_owned();
     let crashed = crash.run(bench)?;
@@ -46,6 +49,7 @@ section nothing vmcorectl target recover"
         ("foreign", 2, "raw target /dev/vdd holds ext4"),
         ("small", 0, "/dev/vdb is ready for 13 MiB of dumps"),
         ("large", 0, "[[target]] raw = \"UUID="),
+        ("kdump-conf", 0, "raw"),
         ("nothing", 0, "nothing to recover on /dev/vdb"),
     ] {
         expect(&crashed.run, section, status, says)?;

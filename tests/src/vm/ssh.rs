@@ -1,6 +1,7 @@
 //! A dump to a real sshd: the machine that crashes reaches it over its virtual NIC.
 
-use super::crash::{Crash, Dump};
+use super::crash::{Crash, Crashed, Dump};
+use super::kdump_conf;
 use super::runner::Bench;
 use crate::lab::command::{find, output};
 use crate::lab::kernel::Series;
@@ -24,8 +25,13 @@ pub fn client() -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// Crashes a guest whose first target is the server, and whose disk is the second.
-fn crash(bench: &Bench<'_>, name: &str, nature: &Nature) -> Result<(Dump, Dump, Sshd)> {
+/// Crashes a guest whose first target is the server. Its settings are told by where the server and its directory are.
+fn crash(
+    bench: &Bench<'_>,
+    name: &str,
+    nature: &Nature,
+    settings: impl FnOnce(&mut Crash<'_>, &str, &str),
+) -> Result<(Dump, Crashed, Sshd)> {
     if let Some(what) = missing() {
         bail!("{what} is missing");
     }
@@ -50,44 +56,54 @@ ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip ro
 section explain vmcorectl target explain {HOST}",
         host_key.trim()
     );
-    crash.settings = format!(
-        "[[target]]\nssh = \"root@{HOST}:{port}\"\npath = {:?}\nkey = \"/root/.ssh/key\"\n\
-         [[target]]\npath = \"/var/crash\"\n",
-        dumps.display().to_string(),
-    );
+    settings(&mut crash, &format!("root@{HOST}:{port}"), &dumps.display().to_string());
     let crashed = crash.run(bench)?;
+    kdump_conf::check_same_plan(&crashed)?;
     let console = crashed.crash_console();
-    let at_home = crashed.dump()?;
     let remote = Dump::in_directory(&dumps)
         .with_context(|| format!("console:\n{console}\nsshd:\n{}", server.log()))?;
-    let logs = [&at_home, &remote].map(|dump| fs::read_to_string(dump.dir.join("vmcore-dmesg.txt")));
-    for log in logs {
-        let log = log?;
-        ensure!(log.contains("sysrq triggered crash"), "the log is not whole:\n{log}");
-    }
+    log(&remote)?;
     ensure!(
         remote.manifest.targets.len() == 1 && remote.manifest.targets[0].failure.is_none(),
         "{:#?}",
         remote.manifest.targets
     );
-    Ok((remote, at_home, server))
+    Ok((remote, crashed, server))
 }
 
-/// By sftp: the file on the server is the dump itself, and one login does for all.
+fn log(dump: &Dump) -> Result<()> {
+    let log = fs::read_to_string(dump.dir.join("vmcore-dmesg.txt"))?;
+    ensure!(log.contains("sysrq triggered crash"), "the log is not whole:\n{log}");
+    Ok(())
+}
+
+/// By sftp: the file on the server is the dump itself, and one login does for all. Driven by a kdump.conf; one with the word
+/// of the past comes to the same.
 pub fn sftp(bench: &Bench<'_>) -> Result<()> {
-    let (remote, at_home, server) = crash(bench, "ssh", &Nature::default())?;
+    let (remote, _, server) = crash(bench, "ssh", &Nature::default(), |crash, server, path| {
+        let conf = |word: &str| format!("{word} {server}\npath {path}\nsshkey /root/.ssh/key\n");
+        crash.before.push('\n');
+        crash.before.push_str(&kdump_conf::same_plan(&conf("net")));
+        crash.kdump_conf = Some(conf("ssh"));
+    })?;
     remote.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
-    at_home.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])?;
     collector::input::Input::open(&[remote.dir.join("vmcore")])?;
     let logins = server.log().matches("Accepted publickey").count();
     ensure!(logins == 1, "{logins} logins instead of one:\n{}", server.log());
     Ok(())
 }
 
-/// Without sftp: the dump is flattened, and everything says so.
+/// Without sftp: the dump is flattened, and everything says so. A disk, which is the second target, gets the log.
 pub fn no_sftp(bench: &Bench<'_>) -> Result<()> {
     let nature = Nature { sftp: false, ..Nature::default() };
-    let (remote, at_home, _server) = crash(bench, "ssh-no-sftp", &nature)?;
+    let (remote, crashed, _server) = crash(bench, "ssh-no-sftp", &nature, |crash, server, path| {
+        crash.settings = format!(
+            "[[target]]\nssh = {server:?}\npath = {path:?}\nkey = \"/root/.ssh/key\"\n\
+             [[target]]\npath = \"/var/crash\"\n"
+        );
+    })?;
+    let at_home = crashed.dump()?;
+    log(&at_home)?;
     remote.expect(Outcome::Complete, &["manifest.json", "vmcore.flat", "vmcore-dmesg.txt"])?;
     at_home.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])?;
     collector::input::Input::open(&[remote.dir.join("vmcore.flat")])?;

@@ -2,18 +2,17 @@
 //! distribution, reads what was written: what the collector has put together has to be left as they know it.
 
 use super::crash::{Crash, Crashed, Dump};
+use super::reader::Reader;
 use super::runner::Bench;
 use crate::kdump_reader::KdumpFile;
 use crate::lab::command::{find, output};
 use crate::lab::disk::{Contents, Disk};
-use crate::lab::guest::{Guest, Paging};
 use crate::lab::kernel::Series;
 use anyhow::{Context, Result, anyhow, ensure};
 use collector::manifest::{Manifest, Outcome};
 use collector::problem::Code;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// Tools of the distribution with the libraries they need, for a guest.
 fn tools(names: &[&str]) -> Result<Vec<(PathBuf, String)>> {
@@ -61,31 +60,9 @@ fn read_back(
     script: &str,
     files: &[(PathBuf, String)],
 ) -> Result<(PathBuf, String)> {
-    let tar = Disk::create(&crashed.dir.join("copy.tar"), 256, Contents::Blank)?;
-    let reader = Guest {
-        kernel: bench.kernel(Series::V6_1)?,
-        paging: Paging::Four,
-        memory: 512,
-        cmdline: String::new(),
-        // As vda, so that the others have the names that they had.
-        disks: [std::slice::from_ref(&tar), disks].concat(),
-        script: format!("{SHELL}\n{script}\ncd /mnt; section copy tar -cf /dev/vda ."),
-        devices: Vec::new(),
-        files: files.to_vec(),
-        limit: Duration::from_secs(120),
-    };
-    let run = bench.lab.run(&reader, &crashed.dir.join("reader.log"))?;
-    ensure!(
-        matches!(run.console.section("copy"), Some((_, 0))),
-        "the reader failed:\n{}",
-        run.console.tail(20)
-    );
-    let to = crashed.dir.join("read");
-    std::fs::create_dir_all(&to)?;
-    output(
-        Command::new("tar").args(["-x", "--no-same-owner", "-p", "-f"]).arg(&tar.path).arg("-C").arg(&to),
-    )?;
-    Ok((to, run.console.tail(200)))
+    let script = format!("{SHELL}\n{script}");
+    let reader = Reader { series: Series::V6_1, disks, script: &script, files, devices: &[] };
+    reader.read(bench, &crashed.dir)
 }
 
 /// The dump is whole, and nobody but root reads it.
@@ -105,15 +82,38 @@ fn has(manifest: &Manifest, code: Code) -> bool {
     manifest.problems.iter().any(|p| p.code == code)
 }
 
+/// One disk on two SCSI adapters.
+fn two_ways(disk: &Disk) -> Vec<String> {
+    let mut devices = vec![
+        "-blockdev".to_owned(),
+        format!("driver=raw,node-name=ways,file.driver=file,file.filename={}", disk.path.display()),
+    ];
+    for number in 0..2 {
+        devices.extend([
+            "-device".to_owned(),
+            format!("virtio-scsi-pci,id=scsi{number}"),
+            "-device".to_owned(),
+        ]);
+        devices.push(format!(
+            "scsi-hd,bus=scsi{number}.0,drive=ways,share-rw=on,serial=ways,wwn=0x5000c500a1b2c3d4"
+        ));
+    }
+    devices
+}
+
 /// A logical volume, first linear on one disk, then striped over both; and in the crash kernel the disks have each other's names.
+/// The next rung, a disk by two ways, gets the log.
 pub fn lvm(bench: &Bench<'_>) -> Result<()> {
     let dir = bench.scratch("storage-lvm-disks")?;
-    let (disks, devices) = disks(&dir, &[(160, ""), (256, "")])?;
+    let (mut disks, mut devices) = disks(&dir, &[(160, ""), (256, "")])?;
+    let ways = Disk::create(&dir.join("ways.img"), 32, Contents::Blank)?;
+    devices.extend(two_ways(&ways));
+    disks.push(ways);
     let mut crash = Crash::new(bench, "storage-lvm", Series::V6_1)?;
     crash.disk = (16, Contents::Ext4);
     crash.devices = devices;
-    crash.files = tools(&["lvm", "mkfs.ext4"])?;
-    crash.settings = "[[target]]\npath = \"/d\"\n".to_owned();
+    crash.files = tools(&["lvm", "dmsetup", "mkfs.ext4"])?;
+    crash.settings = "[[target]]\npath = \"/d\"\n[[target]]\npath = \"/w\"\n".to_owned();
     crash.before = format!(
         "{SHELL}
 modprobe dm_mod; await /dev/vdb; await /dev/vdc
@@ -127,17 +127,34 @@ quietly lv lvcreate -q -Wn -Zn -y -l 4 -n dumps vg /dev/vdc
 quietly lv lvextend -q -i 2 -I 64k -l +60 vg/dumps
 quietly mkfs.ext4 -q /dev/mapper/vg-dumps
 mount -t ext4 /dev/mapper/vg-dumps /d
-section explain vmcorectl arm --explain"
+for m in virtio_scsi sd_mod dm_multipath dm_service_time; do modprobe $m; done; await /dev/sda; await /dev/sdb
+dmsetup create --noudevsync ways --table '0 65536 multipath 0 0 2 1 service-time 0 1 1 8:0 1 service-time 0 1 1 8:16 1'
+await /dev/dm-1; mkdir /w; quietly mkfs.ext4 -q /dev/dm-1; mount -t ext4 /dev/dm-1 /w
+section explain vmcorectl arm --explain
+section drawn vmcorectl target explain"
     );
     let crashed = crash.run(bench)?;
     let console = &crashed.run.console;
     ensure!(console.find("LAB-SIZE 524288").is_some(), "the disks were not swapped:\n{}", console.tail(30));
     let explained = console.section("explain").map(|(said, _)| said).unwrap_or_default();
-    for wanted in ["vg-dumps (linear, striped), 16 MiB + 240 MiB in 2 stripes", "dm_mod"] {
+    for wanted in [
+        "vg-dumps (linear, striped), 16 MiB + 240 MiB in 2 stripes",
+        "ways (2 ways to WWID=naa.5000c500a1b2c3d4)",
+        "dm_mod",
+        "dm_service_time",
+    ] {
         ensure!(explained.contains(wanted), "no {wanted:?}:\n{explained}");
     }
-    let script = "modprobe dm_mod; quietly lv vgchange -q -ay vg; mount -t ext4 /dev/mapper/vg-dumps /mnt";
+    let drawn = console.section("drawn").map(|(said, _)| said).unwrap_or_default();
+    ensure!(
+        drawn.contains("on           vg-dumps (linear, striped), 16 MiB + 240 MiB in 2 stripes"),
+        "{drawn}"
+    );
+    let script = "modprobe dm_mod; quietly lv vgchange -q -ay vg; mount -t ext4 /dev/mapper/vg-dumps /mnt
+mkdir /w /mnt/ways; mount -t ext4 /dev/vdd /w; cp -a /w/lab-guest-* /mnt/ways";
     let (files, _) = read_back(bench, &crashed, &disks, script, &crash.files)?;
+    let log = Dump::in_directory(&files.join("ways"))?;
+    log.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])?;
     let dump = Dump::in_directory(&files)?;
     whole(bench, &dump)?;
     ensure!(dump.manifest.problems.is_empty(), "{:#?}", dump.manifest.problems);
@@ -146,21 +163,25 @@ section explain vmcorectl arm --explain"
     Ok(())
 }
 
-/// A mirror that has lost one of its disks since it was recorded; afterwards it is clean.
+/// A mirror that has lost one of its disks since it was recorded; afterwards it is clean. The next rung, a mirror with metadata
+/// of the first kind, gets the log.
 pub fn md(bench: &Bench<'_>) -> Result<()> {
     let dir = bench.scratch("storage-md-disks")?;
-    let (disks, devices) = disks(&dir, &[(256, ""), (256, "")])?;
+    let old = [",serial=old1", ",serial=old2"];
+    let (disks, devices) = disks(&dir, &[(256, ""), (256, ""), (32, old[0]), (32, old[1])])?;
     let mut crash = Crash::new(bench, "storage-md", Series::V6_1)?;
     crash.disk = (16, Contents::Ext4);
     crash.devices = devices;
     crash.files = tools(&["mdadm", "mkfs.ext4"])?;
-    crash.settings = "[[target]]\npath = \"/d\"\n".to_owned();
-    let environment = "export MDADM_NO_UDEV=1; modprobe raid1; await /dev/vdb; await /dev/vdc";
+    crash.settings =
+        "[[target]]\npath = \"/d\"\n[[target]]\ndevice = \"LABEL=old\"\npath = \"/\"\n".to_owned();
+    let environment = "export MDADM_NO_UDEV=1; modprobe raid1; await /dev/vde";
     crash.before = format!(
         "{SHELL}
 {environment}
 quietly mdadm --create /dev/md0 --run --metadata=1.2 --level=1 --raid-devices=2 --assume-clean /dev/vdb /dev/vdc
-quietly mkfs.ext4 -q /dev/md0
+quietly mdadm --create /dev/md1 --run --metadata=0.90 --level=1 --raid-devices=2 --assume-clean /dev/vdd /dev/vde
+quietly mkfs.ext4 -q /dev/md0; quietly mkfs.ext4 -q -L old /dev/md1
 mount -t ext4 /dev/md0 /d"
     );
     "quietly mdadm /dev/md0 --fail /dev/vdb --remove /dev/vdb; quietly mdadm --zero-superblock /dev/vdb
@@ -169,22 +190,26 @@ dd if=/dev/urandom of=/d/dirty bs=1M count=8 2>/dev/null"
     let crashed = crash.run(bench)?;
     let script = format!(
         "{environment}
-quietly mdadm --assemble --run /dev/md0 /dev/vdc
+quietly mdadm --assemble --run /dev/md0 /dev/vdc; quietly mdadm --assemble /dev/md1 /dev/vdd /dev/vde
 echo LAB-STATE $(mdadm --detail /dev/md0 | grep 'State :')
-mount -t ext4 /dev/md0 /mnt"
+echo LAB-OLD $(mdadm --detail /dev/md1 | grep -E 'Version|State :')
+mount -t ext4 /dev/md0 /mnt; mkdir /mnt/old /old; mount -t ext4 /dev/md1 /old; cp -a /old/lab-guest-* /mnt/old"
     );
     let (files, said) = read_back(bench, &crashed, &disks, &script, &crash.files)?;
     ensure!(said.contains("LAB-STATE State : clean, degraded"), "the array was left dirty:\n{said}");
+    ensure!(said.contains("LAB-OLD Version : 0.90 State : clean"), "the old array is not clean:\n{said}");
     let dump = Dump::in_directory(&files)?;
     whole(bench, &dump)?;
     ensure!(has(&dump.manifest, Code::ARRAY_DEGRADED), "{:#?}", dump.manifest.problems);
-    Ok(())
+    let log = Dump::in_directory(&files.join("old"))?;
+    log.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])
 }
 
-/// A directory in a subvolume of a btrfs on two disks; the next rung is a FAT, which gets the log.
+/// A directory in a subvolume of a btrfs on two disks. The next rungs get the log: a btrfs that has lost one of its disks, and a
+/// FAT.
 pub fn btrfs(bench: &Bench<'_>) -> Result<()> {
     let dir = bench.scratch("storage-btrfs-disks")?;
-    let (disks, devices) = disks(&dir, &[(160, ""), (160, ""), (64, "")])?;
+    let (disks, devices) = disks(&dir, &[(160, ""), (160, ""), (64, ""), (128, ""), (128, "")])?;
     output(
         Command::new(find("mkfs.vfat").context("no mkfs.vfat")?).arg("-n").arg("FAT").arg(&disks[2].path),
     )?;
@@ -192,25 +217,34 @@ pub fn btrfs(bench: &Bench<'_>) -> Result<()> {
     crash.disk = (16, Contents::Ext4);
     crash.devices = devices;
     crash.files = tools(&["mkfs.btrfs", "btrfs"])?;
-    crash.settings =
-        "[[target]]\npath = \"/d/deep\"\n[[target]]\ndevice = \"LABEL=FAT\"\npath = \"/Crash Dumps\"\n"
-            .to_owned();
+    crash.settings = "[[target]]\npath = \"/d/deep\"\n\
+        [[target]]\ndevice = \"LABEL=twice\"\npath = \"/\"\n\
+        [[target]]\ndevice = \"LABEL=FAT\"\npath = \"/Crash Dumps\"\n"
+        .to_owned();
     crash.before = format!(
         "{SHELL}
-modprobe btrfs; await /dev/vdd
+modprobe btrfs; await /dev/vdf
 quietly mkfs.btrfs -q -d raid0 -m raid1 /dev/vdb /dev/vdc
+quietly mkfs.btrfs -q -L twice -d raid1 -m raid1 /dev/vde /dev/vdf
 mount -t btrfs /dev/vdb /mnt; quietly btrfs subvolume create /mnt/@var; mkdir /mnt/@var/x; umount /mnt
 mount -t btrfs -o subvol=@var /dev/vdb /mnt; mount -o bind /mnt/x /d; mkdir /d/deep"
     );
+    "dd if=/dev/zero of=/dev/vde bs=1M count=128 conv=fsync 2>/dev/null".clone_into(&mut crash.after);
     let crashed = crash.run(bench)?;
-    let script = "modprobe btrfs; modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vdd
+    let script = "modprobe btrfs; modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vdf
 quietly btrfs device scan /dev/vdb /dev/vdc
-mount -t btrfs -o subvol=@var /dev/vdb /d; mkdir -p /d/x/deep/fat; mount -t vfat -o fmask=0177,dmask=0077 /dev/vdd /mnt
-cp -a '/mnt/Crash Dumps' /d/x/deep/fat/; umount /mnt; mount -o bind /d/x/deep /mnt";
+mount -t btrfs -o subvol=@var /dev/vdb /d; mkdir -p /d/x/deep/fat /d/x/deep/once
+mount -t vfat -o fmask=0177,dmask=0077 /dev/vdd /mnt; cp -a '/mnt/Crash Dumps' /d/x/deep/fat/; umount /mnt
+mount -t btrfs -o degraded,ro /dev/vdf /mnt; cp -a /mnt/lab-guest-* /d/x/deep/once/; umount /mnt
+mount -o bind /d/x/deep /mnt";
     let (files, _) = read_back(bench, &crashed, &disks, script, &crash.files)?;
     whole(bench, &Dump::in_directory(&files)?)?;
-    let log = Dump::in_directory(&files.join("fat/Crash Dumps"))?;
-    log.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])
+    for (log, lacks) in [("fat/Crash Dumps", false), ("once", true)] {
+        let log = Dump::in_directory(&files.join(log))?;
+        log.expect(Outcome::DmesgOnly, &["manifest.json", "vmcore-dmesg.txt"])?;
+        ensure!(has(&log.manifest, Code::ARRAY_DEGRADED) == lacks, "{:#?}", log.manifest.problems);
+    }
+    Ok(())
 }
 
 /// A disk that fails under way, one that may not be written to, one that is gone, and at last one that is good, if only a FAT.

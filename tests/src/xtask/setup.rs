@@ -126,6 +126,15 @@ const FILES: &[(&str, Need)] = &[
         },
     ),
     (
+        crate::vm::share::VIRTIOFSD,
+        Need {
+            program: "",
+            package: "qemu-system-common",
+            why: "serves guests a directory",
+            from: For::Test,
+        },
+    ),
+    (
         "/usr/lib/x86_64-linux-gnu/liblzo2.so.2",
         Need { program: "", package: "liblzo2-2", why: "decompresses our pages", from: For::Test },
     ),

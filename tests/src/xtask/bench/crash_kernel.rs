@@ -13,8 +13,10 @@ use crate::lab::console::Line;
 use crate::lab::guest::archive;
 use crate::lab::kernel::Series;
 use crate::lab::measured::Measured;
+use crate::lab::nfs::{ADDRESS, DUMPS};
 use crate::lab::programs::Programs;
 use crate::vm::crash::{Crash, POPULATE};
+use crate::vm::nfs::{UP, with_server};
 use crate::vm::runner::Bench;
 use anyhow::{Context, Result, bail, ensure};
 use collector::plan::PLAN_PATH;
@@ -41,6 +43,34 @@ const EACH: Duration = Duration::from_secs(60);
 
 const DRY_RUN: &str = "dry run";
 const SHIPPED: &str = "as shipped";
+
+/// Where both write to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Onto {
+    /// A disk.
+    Disk,
+    /// The Linux NFS server of a second guest.
+    Nfs,
+}
+
+impl Onto {
+    /// How the crash kernel mounts it at /target, by a shell.
+    fn mount(self) -> String {
+        match self {
+            Self::Disk => "n=0; while [ ! -b /dev/vda ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
+mount -t ext4 /dev/vda /target"
+                .to_owned(),
+            Self::Nfs => format!(
+                "n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
+ip link set lo up; ip link set eth0 up; ip addr add {CLIENT}/24 dev eth0
+mount -i -t nfs -o vers=4.2,addr={ADDRESS},clientaddr={CLIENT},soft,timeo=50,retrans=2 {ADDRESS}:{DUMPS} /target"
+            ),
+        }
+    }
+}
+
+/// The crashed guest's address.
+const CLIENT: &str = "10.8.0.2";
 
 /// What is run: a name, our command line and theirs, without the files.
 #[derive(Clone, Copy)]
@@ -70,7 +100,7 @@ const ROWS: [Row; 7] = [
 const PLAUSIBLE: u64 = 4 << 20;
 
 /// Runs it and prints the tables.
-pub fn tables(peer: &Peer, memory: u64, reservation: u64, runs: usize) -> Result<()> {
+pub fn tables(peer: &Peer, onto: Onto, memory: u64, reservation: u64, runs: usize) -> Result<()> {
     let programs = super::super::programs()?;
     let cache = Cache::open()?;
     let bench = Bench::open(&cache, &programs, &[Series::V6_1])?;
@@ -79,12 +109,16 @@ pub fn tables(peer: &Peer, memory: u64, reservation: u64, runs: usize) -> Result
         needs == DRY_RUN || peer.codecs.iter().any(|codec| codec == needs)
     };
     let rows: Vec<Row> = ROWS.into_iter().filter(can).collect();
+    let where_to = match onto {
+        Onto::Disk => "to a disk",
+        Onto::Nfs => "by NFS 4.2 to a second guest",
+    };
     println!(
-        "## In the crash kernel: {}, QEMU TCG, 1 CPU, of a guest of {memory} MiB, {runs} runs each\n",
+        "## In the crash kernel: {}, QEMU TCG, 1 CPU, of a guest of {memory} MiB, {where_to}, {runs} runs each\n",
         bench.kernel(Series::V6_1)?.release
     );
     for reservation in (reservation..=LARGEST.max(reservation)).step_by(usize::try_from(STEP)?) {
-        let lines = boot(&bench, &programs, peer, &rows, (memory, reservation, runs))?;
+        let lines = boot(&bench, &programs, peer, &rows, onto, (memory, reservation, runs))?;
         let report = Report::parse(&lines)?;
         report.check()?;
         report.print(&rows, reservation);
@@ -102,11 +136,18 @@ fn boot(
     programs: &Programs,
     peer: &Peer,
     rows: &[Row],
+    onto: Onto,
     (memory, reservation, runs): (u64, u64, usize),
 ) -> Result<Vec<Line>> {
     let scratch = bench.scratch("bench-crash-kernel-archive")?;
     let packed = scratch.join("bench.cpio");
-    pack(&scratch.join("root"), &bench.lab.busybox, &programs.guest_load, &peer.path, &script(rows, runs))?;
+    pack(
+        &scratch.join("root"),
+        &bench.lab.busybox,
+        &programs.guest_load,
+        &peer.path,
+        &script(rows, runs, onto),
+    )?;
     archive(&scratch.join("root"), &packed)?;
     let mut crash = Crash::new(bench, "bench-crash-kernel", Series::V6_1)?;
     crash.memory = memory;
@@ -118,7 +159,14 @@ fn boot(
     "section rearm guest-load rearm /bench.cpio rdinit=/bench/init".clone_into(&mut crash.after);
     let turns = u32::try_from(rows.len() * runs * 2)?;
     crash.limit = Duration::from_secs(300) + EACH * turns;
-    let crashed = crash.run(bench)?;
+    let crashed = match onto {
+        Onto::Disk => crash.run(bench)?,
+        Onto::Nfs => {
+            crash.before = format!("{UP}up eth0 {CLIENT}\nsleep 2\n{}", crash.before);
+            crash.settings = format!("[[target]]\nnfs = \"{ADDRESS}:{DUMPS}\"\npath = \"/crash\"\n");
+            with_server(bench, &mut crash, |_, _| Ok(()))?.0
+        }
+    };
     let (said, status) = crashed.run.console.section("rearm").context("the guest was not armed again")?;
     ensure!(status == 0, "the image cannot be loaded with what is measured in it:\n{said}");
     Ok(crashed.run.console.after("sysrq: Trigger a crash").to_vec())
@@ -160,7 +208,7 @@ fn libraries(said: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// PID 1 of the crash kernel.
-fn script(rows: &[Row], runs: usize) -> String {
+fn script(rows: &[Row], runs: usize, onto: Onto) -> String {
     let mut turns = String::new();
     for round in 0..runs {
         for Row { name, ours, theirs } in rows {
@@ -184,9 +232,8 @@ echo 1 > /proc/sys/kernel/printk
 # Out of memory it is the program that goes, not who measures it.
 echo -1000 > /proc/self/oom_score_adj
 for module in $(sed -n 's|.*\"path\": \"\\(/[^\"]*\\.ko\\)\".*|\\1|p' {PLAN_PATH}); do insmod $module; rm $module; done
-n=0; while [ ! -b /dev/vda ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
 mkdir -p /target
-mount -t ext4 /dev/vda /target || echo BENCH-SAID no target
+{mount} || echo BENCH-SAID no target
 turn() {{
   name=$1; side=$2; program=$3; shift 3
   rm -f /target/out; sync; echo 3 > /proc/sys/vm/drop_caches
@@ -203,7 +250,8 @@ echo BENCH-OVER
 sync
 usleep 500000
 reboot -f
-"
+",
+        mount = onto.mount()
     )
 }
 
@@ -482,7 +530,7 @@ mod tests {
 
     #[test]
     fn both_take_the_same_turns() {
-        let script = script(&ROWS, 3);
+        let script = script(&ROWS, 3, Onto::Disk);
         for Row { name, ours, theirs } in ROWS {
             for (side, command) in [("ours", ours), ("theirs", theirs)] {
                 assert_eq!(script.matches(&format!("turn '{name}' {side} {command}\n")).count(), 3);

@@ -10,6 +10,7 @@ use crate::lab::command::{find, output, shown, target_dir, tool};
 use crate::synth::expect::Why;
 use crate::synth::giant::{Giant, Mix, Truth};
 use anyhow::{Context, Result, bail, ensure};
+use crash_kernel::Onto;
 use measure::{Ran, median};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ const USAGE: &str = "cargo xtask bench [OPTION]...
   --scan-only, --dump-only
   --ssh           instead: over ssh to a private sshd on the loopback device, against `makedumpfile -F | ssh dd`
   --crash-kernel  instead: crash a guest, and run both on its /proc/vmcore in the crash kernel, writing to the same disk
+  --nfs           the same, writing to the Linux NFS server in a second guest
   --crashkernel MIB  memory reserved for that [default: 128]
   --ours PATH     collector to measure [default: the static one, built now]";
 
@@ -45,6 +47,7 @@ struct Options {
     ours: Option<PathBuf>,
     crash_kernel: bool,
     ssh: bool,
+    nfs: bool,
     reservation: u64,
 }
 
@@ -64,6 +67,7 @@ impl Options {
             ours: None,
             crash_kernel: false,
             ssh: false,
+            nfs: false,
             reservation: crash_kernel::RESERVATION,
         };
         let mut words = arguments.iter();
@@ -82,6 +86,7 @@ impl Options {
                 "--dump-only" => options.scan = false,
                 "--crash-kernel" => options.crash_kernel = true,
                 "--ssh" => options.ssh = true,
+                "--nfs" => options.nfs = true,
                 "--crashkernel" => options.reservation = value()?.parse()?,
                 "--ours" => options.ours = Some(value()?.into()),
                 _ => bail!("{word} is no option\n{USAGE}"),
@@ -108,25 +113,26 @@ pub fn bench(arguments: &[String]) -> Result<()> {
         return measure::measure(rest);
     }
     let options = Options::parse(arguments)?;
-    if options.crash_kernel {
+    if options.crash_kernel || options.nfs {
         ensure!(
             options.ours.is_none() && options.core.is_none(),
-            "--crash-kernel measures the image's own collector"
+            "--crash-kernel and --nfs measure the image's own collector"
         );
         let peer = Peer::open(&options.peer)?;
         println!("{}\npeer: {}\n", machine(), peer.version);
         let memory = options.memory.unwrap_or(crash_kernel::MEMORY);
-        return crash_kernel::tables(&peer, memory, options.reservation, options.runs);
+        let onto = if options.nfs { Onto::Nfs } else { Onto::Disk };
+        return crash_kernel::tables(&peer, onto, memory, options.reservation, options.runs);
     }
     if options.ssh {
-        ensure!(options.ours.is_none() && options.threads == 1, "--ssh measures one thread of this checkout");
+        ensure!(options.ours.is_none(), "--ssh measures this checkout");
         let peer = Peer::open(&options.peer)?;
         println!("{}\npeer: {}\n", machine(), peer.version);
         let core = options.core(8192)?;
         let scratch = target_dir().join("bench");
         fs::create_dir_all(&scratch)?;
         let out = options.out.clone().or_else(|| roomy(fs::metadata(&core).ok()?.len())).unwrap_or(scratch);
-        return ssh::table(&peer, &core, &out, options.runs);
+        return ssh::table(&peer, &core, &out, options.runs, options.threads);
     }
     let ours = match &options.ours {
         Some(path) => path.clone(),

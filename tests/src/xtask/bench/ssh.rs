@@ -6,14 +6,27 @@ use super::measure::{Ran, median, run};
 use crate::lab::command::{self, target_dir, workspace};
 use crate::lab::sshd::{Nature, Sshd, missing};
 use anyhow::{Context, Result, bail, ensure};
+use collector::plan::Compression;
 use collector::plan::ssh::SshTarget;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Level, codec of ours, option of theirs. What is not compressed shows what ssh itself takes.
-const ROWS: [(&str, &str, &str); 5] =
-    [("31", "zstd", "-z"), ("31", "lzo", "-l"), ("31", "zlib", "-c"), ("1", "zstd", "-z"), ("1", "none", "")];
+const ROWS: [(&str, &str, &str); 9] = [
+    ("31", SHIPPED, "-l"),
+    ("31", "zstd", "-z"),
+    ("31", "lzo", "-l"),
+    ("31", "zlib", "-c"),
+    ("1", SHIPPED, "-l"),
+    ("1", "zstd", "-z"),
+    ("1", "lzo", "-l"),
+    ("1", "zlib", "-c"),
+    ("1", "none", ""),
+];
+
+/// What each does unless told otherwise: we as PID 1, they as distributions call them.
+const SHIPPED: &str = "as shipped";
 
 /// The program that does what the crash kernel does, optimised as it is.
 fn example() -> Result<PathBuf> {
@@ -59,7 +72,7 @@ fn theirs(peer: &Peer, arguments: &[&str], core: &Path, target: &SshTarget, out:
 }
 
 /// The table.
-pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize) -> Result<()> {
+pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize, threads: usize) -> Result<()> {
     if let Some(what) = missing() {
         bail!("{what} is missing");
     }
@@ -72,7 +85,7 @@ pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize) -> Result<()> {
     fs::write(&file, serde_json::to_vec(&target)?)?;
     command::output(command::tool("md5sum")?.arg(core))?;
     println!(
-        "## Dumps of {} ({} MiB) over ssh on the loopback device into {}, {runs} runs each, 1 thread\n",
+        "## Dumps of {} ({} MiB) over ssh on the loopback device into {}, {runs} runs each, threads of ours: {threads}\n",
         core.display(),
         fs::metadata(core)?.len() >> 20,
         out.display()
@@ -82,18 +95,22 @@ pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize) -> Result<()> {
         "theirs: `{}`\n",
         command::shown(&theirs(peer, &["-z", "-d", "31"], core, &target, Path::new("FILE")))
     );
+    println!("The ratio is the median of those of each pair of runs.\n");
     println!("| -d | codec | ours s | theirs s | ratio | ours MiB | theirs MiB | ours MB/s |");
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let threads = threads.to_string();
     for (level, codec, option) in ROWS {
-        if !peer.codecs.iter().any(|c| c == codec) {
+        let needs = if codec == SHIPPED { "lzo" } else { codec };
+        if !peer.codecs.iter().any(|c| c == needs) {
             println!("| {level} | {codec} | - | - | - | - | - | - |");
             continue;
         }
         let (mut our, mut their): (Vec<Ran>, Vec<Ran>) = (Vec::new(), Vec::new());
+        let compression = if codec == SHIPPED { Compression::DEFAULT.to_string() } else { codec.to_owned() };
         let (mut our_bytes, mut their_bytes) = (0, 0);
         for _ in 0..runs {
             let mut command = Command::new(&ours);
-            command.arg(&file).arg(core).args([level, codec]);
+            command.arg(&file).arg(core).args([level, &compression, &threads]);
             our.push(run(&command)?);
             let written = scratch.path().join("bench");
             our_bytes = fs::metadata(written.join("vmcore")).context("what ours wrote")?.len();
@@ -105,11 +122,12 @@ pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize) -> Result<()> {
         }
         ensure!(our_bytes > 0 && their_bytes > 0, "an empty dump");
         let wall = |ran: &[Ran]| median(ran.iter().map(|r| r.took.wall).collect());
+        let ratios = our.iter().zip(&their).map(|(our, their)| their.took.wall / our.took.wall);
+        let ratio = median(ratios.collect());
         let (our, their) = (wall(&our), wall(&their));
         let megabytes = f64::from(u32::try_from(our_bytes / 1000)?) / 1000.0;
         println!(
-            "| {level} | {codec} | {our:.2} | {their:.2} | {:.1}x | {} | {} | {:.0} |",
-            their / our,
+            "| {level} | {codec} | {our:.2} | {their:.2} | {ratio:.1}x | {} | {} | {:.0} |",
             our_bytes >> 20,
             their_bytes >> 20,
             megabytes / our
