@@ -100,7 +100,7 @@ pub(super) fn read(
 /// hexadecimal.
 fn key_of(word: &str) -> Option<(usize, Option<String>)> {
     let Some(named) = word.strip_prefix(':') else {
-        let plain = word.len() % 2 == 0 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let plain = word.len().is_multiple_of(2) && word.bytes().all(|b| b.is_ascii_hexdigit());
         return plain.then_some((word.len() / 2, None));
     };
     let mut parts = named.splitn(3, ':');

@@ -11,6 +11,7 @@ use collector::manifest::Outcome;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 /// Where QEMU's own router shows the loopback device of the host.
 pub const HOST: &str = "10.0.2.2";
@@ -39,6 +40,7 @@ fn crash(
     let dumps = bench.scratch(&format!("{name}-server"))?;
     let mut crash = Crash::new(bench, name, Series::V6_1)?;
     crash.reservation = 160;
+    crash.limit = Duration::from_secs(400);
     crash.devices = ["-netdev", "user,id=n0,restrict=off", "-device", "virtio-net-pci,netdev=n0"]
         .map(str::to_owned)
         .to_vec();
