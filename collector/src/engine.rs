@@ -180,12 +180,17 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Asks the crashed kernel by its own symbols and types. What takes longer than `limit` has no answer.
+    /// Asks the crashed kernel by its own symbols and types. What takes longer than `limit` has no answer. What is to be
+    /// erased from dumps is not in its memory.
     pub fn triage<T>(&mut self, limit: Duration, step: impl FnOnce(&Dead<'_>) -> T) -> T {
-        self.with_kernel(|kernel, _| {
-            let pages = Pages::new(kernel, Budget::new(Some(limit)));
+        let patches = std::mem::take(&mut self.erased.patches);
+        let answer = self.with_kernel(|kernel, _| {
+            let covered = erase::Covered { kernel, patches: &patches };
+            let pages = Pages::new(&covered, Budget::new(Some(limit)));
             step(&Dead::open(&pages, About::of(kernel.vmcore())))
-        })
+        });
+        self.erased.patches = patches;
+        answer
     }
 
     /// Writes one dump. The report's `file` is `spec.file`.

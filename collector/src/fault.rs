@@ -9,6 +9,7 @@
 //! | `engine-oom` | the engine takes memory until the OOM killer comes |
 //! | `modules-hang`, `devices-hang`, `finish-hang` | that stage stops moving |
 //! | `finish-kill` | the finishing child is killed before anything has its final name |
+//! | `triage-panic`, `triage-hang` | the report on the crash panics, stops moving |
 //! | `supervisor-panic`, `supervisor-hang` | PID 1 panics, stops moving, after the engine |
 
 #[cfg(feature = "faults")]
@@ -91,6 +92,16 @@ mod armed {
         }
     }
 
+    /// Called before the report on the crash.
+    pub fn triage() {
+        if asked("triage-panic").is_some() {
+            panic("triage-panic");
+        }
+        if asked("triage-hang").is_some() {
+            hang();
+        }
+    }
+
     /// Called in PID 1 after the engine.
     pub fn supervisor() {
         if asked("supervisor-panic").is_some() {
@@ -116,9 +127,12 @@ mod armed {
     /// Called at the begin of the last stage.
     #[inline]
     pub fn finish() {}
+    /// Called before the report on the crash.
+    #[inline]
+    pub fn triage() {}
     /// Called in PID 1 after the engine.
     #[inline]
     pub fn supervisor() {}
 }
 
-pub use armed::{devices, engine, finish, modules, supervisor};
+pub use armed::{devices, engine, finish, modules, supervisor, triage};

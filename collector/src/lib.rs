@@ -48,6 +48,7 @@
 //! | [`source`], [`target`] | where bytes come from and go to: the only parts that know files and devices |
 //! | [`storage`] | what a local target lies on: device-mapper, md |
 //! | [`net`] | the way to a server, by netlink; telling a cluster |
+//! | [`report`] | what happened, weighed and shown: the report on a crash |
 //! | [`pid1`] | the supervisor: the ladder of targets, hooks, the watchdog |
 //! | [`byhand`], [`makedumpfile`] | the command line: our own, and makedumpfile's |
 //! | [`sys`] | all unsafe code |
@@ -77,6 +78,7 @@ pub mod pid1;
 pub mod plan;
 pub mod problem;
 pub mod progress;
+pub mod report;
 pub mod source;
 pub mod storage;
 pub mod sys;

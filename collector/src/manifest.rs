@@ -47,6 +47,8 @@ pub enum Stage {
     Network,
     /// The kernel log.
     Dmesg,
+    /// The report on the crash.
+    Triage,
     /// The user's programs before the dump.
     Hooks,
     /// The dump.
@@ -63,6 +65,7 @@ impl std::fmt::Display for Stage {
             Self::Devices => "devices",
             Self::Network => "network",
             Self::Dmesg => "dmesg",
+            Self::Triage => "triage",
             Self::Hooks => "hooks",
             Self::Dump => "dump",
             Self::Finish => "finish",
@@ -94,6 +97,34 @@ pub struct TargetRecord {
     pub directory: Option<String>,
     /// The first thing that went wrong.
     pub failure: Option<String>,
+}
+
+/// What the report on the crash (`triage.txt`) says in short, and what it took to make.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TriageRecord {
+    /// What sort of crash: `software-bug`, `out-of-memory`, …
+    pub kind: String,
+    /// What happened, in one line.
+    pub verdict: String,
+    /// The function that went wrong, or that waited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// Its module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// The same for crashes of the same cause: 16 hexadecimal digits.
+    pub signature: String,
+    /// Milliseconds until everything was asked.
+    pub asked_ms: u64,
+    /// Milliseconds until it was on the target.
+    pub took_ms: u64,
+    /// KiB that were read of the vmcore.
+    pub read_kib: u64,
+    /// KiB of memory of its own that it had at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anonymous_kib: Option<u64>,
+    /// Questions that have no answer.
+    pub unknown: u64,
 }
 
 /// One dump file.
@@ -162,6 +193,9 @@ pub struct Manifest {
     pub targets: Vec<TargetRecord>,
     /// The stages that ran.
     pub stages: Vec<StageRecord>,
+    /// What the report on the crash says, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub triage: Option<TriageRecord>,
     /// Soft errors.
     pub problems: Vec<Problem>,
     /// Peak resident memory of the engine, KiB.

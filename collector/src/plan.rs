@@ -45,6 +45,9 @@ pub struct Plan {
     pub fence: Option<Fence>,
     /// What to write to the target, in this order; the first is the dump proper.
     pub dumps: Vec<DumpSpec>,
+    /// Whether a report on the crash is written before the dump.
+    #[serde(default = "yes")]
+    pub triage: bool,
     /// Deadlines.
     pub limits: Limits,
     /// What to do once the dump is complete.
@@ -60,6 +63,10 @@ pub struct Plan {
     /// The hardware watchdog to feed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watchdog: Option<Watchdog>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A kernel module in the image.

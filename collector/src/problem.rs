@@ -47,6 +47,8 @@ codes! {
     LOG_DAMAGED = 205,
     /// The utsname of the crashed kernel could not be read.
     UTSNAME_UNREADABLE = 206,
+    /// The report on the crash could not be made or written, or not all of it.
+    TRIAGE_FAILED = 207,
     /// A struct page claims an order that cannot be; its pages were kept.
     ORDER_IMPOSSIBLE = 301,
     /// The account of pages does not add up.

@@ -1,6 +1,7 @@
 //! The operator's command line, `vmcorectl`: what there is to say. What is done: [`crate::commands`] and the program itself.
 
 use crate::crashkernel;
+use crate::dump::report::ReportCommand;
 use crate::harvest::list::instant;
 use crate::settings;
 use crate::target::ssh::SshAddress;
@@ -57,6 +58,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What a dead kernel says of its death
+    #[command(flatten)]
+    Report(ReportCommand),
     /// Read all of a dump and say what is damaged
     #[command(after_help = "Exit codes: 0 sound; 1 damaged or incomplete; 2 no dump, or unreadable.")]
     Verify {

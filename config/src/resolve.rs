@@ -275,6 +275,7 @@ pub fn resolve(settings: &Settings, root: &Root) -> Result<Resolved, ResolveErro
         network: recorded.for_plan(),
         fence,
         dumps,
+        triage: settings.triage.enabled,
         limits: settings.limits,
         final_action: settings.final_action,
         on_failure: settings.on_failure.at_last(settings.final_action),

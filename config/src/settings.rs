@@ -10,7 +10,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, nearest};
 use crate::target::raw::PartitionSettings;
 use crate::target::ssh::{BadAddress, SshAddress, SshSettings};
 use crate::triggers::Profile;
-use aside::{FailureAction, HookSettings, RawHooks, RawWatchdog, WatchdogSettings};
+use aside::{FailureAction, HookSettings, RawHooks, RawWatchdog, TriageSettings, WatchdogSettings};
 use collector::plan::network::Fence;
 use collector::plan::share::ShareKind;
 use collector::plan::{Action, Compression, DeviceId, DumpSpec, Format, Limits, RungLimits};
@@ -70,6 +70,8 @@ pub struct Settings {
     pub harvest: HarvestSettings,
     /// What should make the kernel panic; looked at, set only by `vmcorectl triggers apply`.
     pub triggers: Option<Profile>,
+    /// The report on the crash.
+    pub triage: TriageSettings,
 }
 
 /// `[[target]]`.
@@ -202,6 +204,7 @@ impl Default for Settings {
             watchdog: WatchdogSettings::default(),
             harvest: HarvestSettings::default(),
             triggers: None,
+            triage: TriageSettings::default(),
         }
     }
 }
@@ -229,6 +232,7 @@ struct RawSettings {
     watchdog: Option<RawWatchdog>,
     harvest: Option<RawHarvest>,
     triggers: Option<Profile>,
+    triage: Option<TriageSettings>,
 }
 
 #[derive(Deserialize)]
@@ -403,6 +407,7 @@ impl Check<'_> {
             watchdog: raw.watchdog.map(|w| self.watchdog(w)).unwrap_or_default(),
             harvest: raw.harvest.map(|h| self.harvest(h)).unwrap_or_default(),
             triggers: raw.triggers,
+            triage: raw.triage.unwrap_or_default(),
         }
     }
 

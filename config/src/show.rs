@@ -63,8 +63,19 @@ impl Shown {
 }
 
 fn rank(table: &str) -> usize {
-    const ORDER: [&str; 10] =
-        ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "harvest", "kernel", "image"];
+    const ORDER: [&str; 11] = [
+        "",
+        "target",
+        "dump",
+        "limits",
+        "triage",
+        "fence_kdump",
+        "hooks",
+        "watchdog",
+        "harvest",
+        "kernel",
+        "image",
+    ];
     let name = table.split(['[', '.']).next().unwrap_or_default();
     ORDER.iter().position(|known| *known == name).unwrap_or(ORDER.len())
 }
@@ -108,6 +119,7 @@ fn defaults(settings: &Settings) -> Vec<Setting> {
     ] {
         add("limits", key, value.to_string());
     }
+    add("triage", "enabled", default.triage.enabled.to_string());
     add("hooks", "directory", quote(&default.hooks.directory));
     add("hooks", "pre_decides", default.hooks.pre_decides.to_string());
     add("hooks", "limit", default.hooks.limit.to_string());

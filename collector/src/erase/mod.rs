@@ -31,6 +31,11 @@ pub use parse::{ParseError, Rules};
 pub use resolve::{Resolved, resolve};
 pub use source::Source;
 
+use crate::addr::VirtAddr;
+use crate::kernel::Kernel;
+use crate::kernel::printk::Memory;
+use crate::vmcore::{Endian, ReadError};
+
 /// What erased bytes become: makedumpfile's `X`.
 pub const ERASED: u8 = b'X';
 
@@ -54,6 +59,35 @@ pub(crate) fn cover(patches: &[Patch], bytes: &mut [u8], translate: impl Fn(u64)
         if let Some(phys) = translate(index as u64) {
             fill(patches, phys, std::slice::from_mut(byte));
         }
+    }
+}
+
+/// The dead kernel's memory, without what is erased.
+pub(crate) struct Covered<'c, 'k> {
+    pub kernel: &'c Kernel<'k>,
+    pub patches: &'c [Patch],
+}
+
+impl Memory for Covered<'_, '_> {
+    fn read(&self, at: VirtAddr, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.kernel.read_virt(at, buf)?;
+        if self.patches.is_empty() {
+            return Ok(());
+        }
+        // Within 4 KiB, which no page is smaller than, memory lies in one piece.
+        let (mut at, mut rest) = (at, buf);
+        while !rest.is_empty() {
+            let room = usize::try_from(4096 - at.get() % 4096).unwrap_or(1);
+            let len = room.min(rest.len());
+            let (now, later) = rest.split_at_mut(len);
+            fill(self.patches, self.kernel.translate(at)?.get(), now);
+            rest = later;
+            at = VirtAddr::new(at.get().wrapping_add(len as u64));
+        }
+        Ok(())
+    }
+    fn endian(&self) -> Endian {
+        self.kernel.vmcore().endian()
     }
 }
 

@@ -50,6 +50,10 @@ pub struct Style {
 pub struct Log {
     /// Records that were written.
     pub records: u64,
+    /// How many records the kernel had written before the first of these: they are overwritten. Only the ring buffer numbers them.
+    pub first: Option<u64>,
+    /// The number that its next record would have had.
+    pub next: Option<u64>,
     /// Why the kernel died, in its own words; see `panic_line.rs` for which line that is.
     pub panic_message: Option<String>,
 }

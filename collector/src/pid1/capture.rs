@@ -42,8 +42,10 @@ pub struct Job<'j> {
     pub rung: &'j Rung,
     /// The same, reached.
     pub access: &'j Access,
-    /// The dump's directory, if it is there already, with the log in it.
+    /// The dump's directory, if it is there already.
     pub directory: Option<&'j str>,
+    /// The log is in it.
+    pub logged: bool,
     /// The manifest that is left on the target if nobody comes to write a better one.
     pub so_far: &'j Manifest,
     /// PID 1.
@@ -71,7 +73,7 @@ pub fn capture(job: &Job<'_>) -> Result<(), String> {
             budget(source);
         }
         out.tell(&Report::Kernel(Box::new(engine.kernel())));
-        save_log(&mut engine, &*store, job.directory.is_none(), out);
+        save_log(&mut engine, &*store, !job.logged, out);
         Ok((store, engine))
     })?;
     if let Err(e) = finish::reserve(&*store, job.so_far) {

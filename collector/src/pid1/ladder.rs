@@ -8,7 +8,7 @@ use super::child::{self, Bounds, Ended, Ending};
 use super::hooks::{self, Moment, Place};
 use super::report::Report;
 use super::story::Story;
-use super::{MARGIN, finish, image, mounts, network, secs};
+use super::{MARGIN, finish, image, mounts, network, secs, triage};
 use crate::engine::chain;
 use crate::fault;
 use crate::manifest::{Outcome, Stage, TargetRecord};
@@ -93,6 +93,13 @@ pub fn climb(plan: &Plan, mut story: Story) -> Climbed {
             if std::mem::take(&mut hooks_are_due) {
                 directory = directory.or_else(|| save_log(plan, rung, access, &mut story));
                 refused = !run_pre_hooks(plan, access, directory.as_deref(), &mut story, &mut before);
+            }
+            if !refused && plan.triage {
+                directory = directory.or_else(|| {
+                    run_engine(&log_only(plan), rung, access, None, &mut story);
+                    story.directory.clone()
+                });
+                run_triage(plan, access, directory.as_deref(), &mut story);
             }
             if !refused {
                 run_engine(plan, rung, access, directory.as_deref(), &mut story);
@@ -204,6 +211,10 @@ fn spread_log(plan: &Plan, index: usize, rung: &Rung, mut story: Story) -> Optio
     let access = reach(plan, index, rung, patience, &mut story)?;
     let log_only = log_only(plan);
     run_engine(&log_only, rung, &access, None, &mut story);
+    if plan.triage {
+        let directory = story.directory.clone();
+        run_triage(plan, &access, directory.as_deref(), &mut story);
+    }
     run_finish(&log_only, &access, &mut story);
     let directory = story.has_log().then(|| story.directory.clone()).flatten();
     Some(Reached { access, directory })
@@ -385,12 +396,23 @@ fn run_engine(plan: &Plan, rung: &Rung, access: &Access, directory: Option<&str>
         stall: secs(rung.limits.stall.unwrap_or(limits.stall)),
         badness: 1000,
     };
+    let logged = directory.is_some() && story.has_log();
     let so_far = story.manifest(plan, image(), mounts::meminfo_kib("MemTotal"));
     let ended = child::run(bounds, &mut |r| story.hear(r), |out| {
-        capture::capture(&Job { plan, rung, access, directory, so_far: &so_far, out })
+        capture::capture(&Job { plan, rung, access, directory, logged, so_far: &so_far, out })
     });
     renew_after(access, &ended);
     story.engine_ended(&ended, plan);
+}
+
+/// Has the report on the crash written, where there is a place for it.
+fn run_triage(plan: &Plan, access: &Access, directory: Option<&str>, story: &mut Story) {
+    let Some(directory) = directory else { return };
+    story.begin(Stage::Triage);
+    let bounds = Bounds { total: triage::LIMIT, stall: Duration::MAX, badness: 1000 };
+    let ended = child::run(bounds, &mut |r| story.hear(r), |out| triage::write(plan, access, directory, out));
+    renew_after(access, &ended);
+    story.triage_ended(&ended);
 }
 
 /// False when it did not come to its end.

@@ -23,6 +23,7 @@ mod shell;
 mod story;
 #[cfg(test)]
 mod testing;
+mod triage;
 mod watchdog;
 
 #[cfg(feature = "faults")]

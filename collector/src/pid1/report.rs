@@ -1,7 +1,7 @@
 //! What a child tells PID 1, one JSON object a line, through a pipe. Whatever becomes of the child, what it had
 //! told is known.
 
-use crate::manifest::{CrashedKernel, DumpReport, Stage};
+use crate::manifest::{CrashedKernel, DumpReport, Stage, TriageRecord};
 use crate::problem::Problem;
 use crate::target::ssh::Way;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,8 @@ pub enum Report {
     Progress(Step),
     /// What became of a dump.
     Dump(Box<DumpReport>),
+    /// What the report on the crash says.
+    Triage(Box<TriageRecord>),
     /// A hook has ended by itself, with this status.
     HookEnded(i32),
     /// A soft error.

@@ -7,6 +7,7 @@ use super::report::{Report, shortened};
 use super::{clock, mounts};
 use crate::manifest::{
     CrashedKernel, DumpReport, MANIFEST_VERSION, Manifest, Outcome, Stage, StageRecord, TargetRecord,
+    TriageRecord,
 };
 use crate::plan::{Plan, Target};
 use crate::problem::{Code, Problem};
@@ -38,6 +39,7 @@ pub struct Story {
     pub directory: Option<String>,
     kernel: CrashedKernel,
     log_saved: bool,
+    triage: Option<TriageRecord>,
     dumping: Option<Dumping>,
     dumping_bytes: u64,
     dumps: Vec<DumpReport>,
@@ -120,6 +122,7 @@ impl Story {
             }
             Report::Kernel(kernel) => self.kernel = *kernel,
             Report::LogSaved => self.log_saved = true,
+            Report::Triage(record) => self.triage = Some(*record),
             Report::Dumping { index, file, level } => {
                 (self.dumping, self.dumping_bytes) = (Some(Dumping { index, file, level }), 0);
             }
@@ -205,6 +208,23 @@ impl Story {
             self.end(Some(why));
         } else {
             self.child_ended(who, ended);
+        }
+    }
+
+    /// The report child has ended. Whatever its end, it is none of the capture's failures.
+    pub fn triage_ended(&mut self, ended: &Ended) {
+        let why = match &ended.ending {
+            Ending::Done => return self.end(None),
+            Ending::Failed => self.failed.take().unwrap_or_else(|| "it failed".to_owned()),
+            ending => format!("it {ending}"),
+        };
+        self.problem(
+            Code::TRIAGE_FAILED,
+            format!("there is no report on the crash, or not all of it: {why}"),
+        );
+        if let Some((stage, started_ms)) = self.open.take() {
+            let took_ms = clock::since_boot_ms().saturating_sub(started_ms);
+            self.stages.push(StageRecord { stage, started_ms, took_ms, failure: Some(shortened(&why)) });
         }
     }
 
@@ -304,6 +324,7 @@ impl Story {
             dumps: self.dumps.clone(),
             targets,
             stages,
+            triage: self.triage.clone(),
             problems: self.problems.clone(),
             engine_peak_kib: self.engine_peak_kib,
             mem_total_kib,

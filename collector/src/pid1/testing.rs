@@ -16,6 +16,7 @@ pub fn plan(files: &[&str]) -> Plan {
         network: None,
         fence: None,
         dumps: files.iter().map(spec).collect(),
+        triage: false,
         limits: Limits::default(),
         final_action: Action::Reboot,
         on_failure: Action::Reboot,

@@ -88,6 +88,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Info { .. }
         | Command::Verify { .. }
+        | Command::Report(_)
         | Command::Harvest { .. }
         | Command::List { .. }
         | Command::Path { .. }

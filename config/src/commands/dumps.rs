@@ -4,6 +4,7 @@ use super::meter::Meter;
 use super::{load_settings, print};
 use crate::cli::{Cli, Command};
 use crate::dump::info::Info;
+use crate::dump::report;
 use crate::dump::verify::Report;
 use crate::harvest::boots::Boots;
 use crate::harvest::list::{Entry, List};
@@ -20,6 +21,14 @@ pub fn run(cli: &Cli, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Info { files, json } => info(cli, files, *json, root, live),
         Command::Verify { files, json, threads } => verify(cli, files, *json, *threads, root, live),
+        Command::Report(command) => {
+            report::run(command, |dump| {
+                let files: Vec<PathBuf> = dump.iter().map(|file| (*file).to_owned()).collect();
+                dump_of(cli, &files, root, live).map_err(|e| format!("{e:#}"))
+            })
+            .map_err(anyhow::Error::msg)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Harvest { shutdown: true, .. } => {
             Boots::mark_clean(true, root)?;
             Ok(ExitCode::SUCCESS)
@@ -85,6 +94,19 @@ fn words(files: &[PathBuf]) -> Option<Vec<String>> {
     // What looks like a file and is none is a slip to be told of.
     let meant = files.iter().any(|file| file.components().count() > 1);
     (!known && !meant).then(|| files.iter().map(|file| file.display().to_string()).collect())
+}
+
+/// The dump that is meant: a file, or the one of the last crash that matches.
+fn dump_of(cli: &Cli, files: &[PathBuf], root: &Root, live: bool) -> anyhow::Result<PathBuf> {
+    let Some(words) = words(files) else {
+        return files.first().cloned().context("no file is named");
+    };
+    let entry = one(List::read(settings(cli, root).as_ref(), root, live)?, &words)?;
+    let file = entry.record.file.as_ref().context("of this crash there is no dump")?;
+    if !entry.present {
+        bail!("{} is gone", file.display());
+    }
+    Ok(root.path(file))
 }
 
 fn info(cli: &Cli, files: &[PathBuf], json: bool, root: &Root, live: bool) -> anyhow::Result<ExitCode> {

@@ -1,6 +1,7 @@
-//! Looking at dumps: `vmcorectl info` says what one is, `vmcorectl verify` whether it is whole.
+//! Looking at dumps: `vmcorectl info` says what one is, `vmcorectl verify` whether it is whole, `triage`, `log` and `mem` what happened.
 
 pub mod info;
+pub mod report;
 pub mod verify;
 
 use collector::engine::chain;

@@ -50,6 +50,7 @@ mod tests {
 
     fn dump(name: &str, day: u64, mib: u64, whole: bool, ours: bool) -> Dump {
         let manifest = Manifest {
+            triage: None,
             version: MANIFEST_VERSION,
             writer: String::new(),
             outcome: Outcome::Complete,

@@ -80,6 +80,20 @@ impl Default for WatchdogSettings {
     }
 }
 
+/// `[triage]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TriageSettings {
+    /// Whether a report on the crash is written before the dump.
+    pub enabled: bool,
+}
+
+impl Default for TriageSettings {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// Which hardware watchdog is fed in the crash kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]

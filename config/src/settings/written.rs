@@ -68,8 +68,19 @@ pub struct Written {
 }
 
 /// The order in which sections are written.
-const ORDER: [&str; 9] =
-    ["", "target", "dump", "limits", "fence_kdump", "hooks", "watchdog", "kernel", "image"];
+const ORDER: [&str; 11] = [
+    "",
+    "target",
+    "dump",
+    "limits",
+    "triage",
+    "fence_kdump",
+    "hooks",
+    "watchdog",
+    "harvest",
+    "kernel",
+    "image",
+];
 /// Those of which there are several.
 const SEVERAL: [&str; 2] = ["target", "dump"];
 

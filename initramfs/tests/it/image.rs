@@ -21,6 +21,7 @@ const CODECS: [Compression; 4] = [Compression::None, Compression::Gzip, Compress
 /// A plan that loads these modules.
 pub fn plan(release: &str, modules: &ModulePlan) -> Plan {
     Plan {
+        triage: true,
         version: PLAN_VERSION,
         host: "host".into(),
         kernel_release: release.into(),

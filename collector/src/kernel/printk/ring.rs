@@ -219,11 +219,12 @@ impl Walk<'_> {
         let next = self.descs.int(plus(what, desc, layout.next)?, ring.long)?;
 
         let info = plus(what, ring.infos, slot.saturating_mul(layout.info_size))?;
-        if self.since > 0
-            && let Some(offset) = layout.seq
-            && self.infos.int(plus(what, info, offset)?, 8)? < self.since
-        {
-            return Ok(());
+        if let Some(offset) = layout.seq {
+            let seq = self.infos.int(plus(what, info, offset)?, 8)?;
+            if seq < self.since {
+                return Ok(());
+            }
+            out.number(seq);
         }
         let time = self.infos.int(plus(what, info, layout.ts_nsec)?, 8)?;
         let text_len = self.infos.int(plus(what, info, layout.text_len)?, 2)?;

@@ -12,6 +12,8 @@ pub(super) struct Writer<'a> {
     out: io::BufWriter<&'a mut dyn Write>,
     style: Style,
     records: u64,
+    /// The first record's number, and that of the one after the last.
+    numbers: Option<(u64, u64)>,
     panic: PanicLine,
     /// The current record's text, escaped.
     line: Vec<u8>,
@@ -20,7 +22,7 @@ pub(super) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(super) fn new(out: &'a mut dyn Write, style: Style) -> Self {
         let out = io::BufWriter::with_capacity(64 << 10, out);
-        Self { out, style, records: 0, panic: PanicLine::default(), line: Vec::new() }
+        Self { out, style, records: 0, numbers: None, panic: PanicLine::default(), line: Vec::new() }
     }
 
     /// Writes one record. Its further lines are indented to where the first one's text starts.
@@ -55,9 +57,16 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
+    /// Takes the number of the next record, where it has one.
+    pub(super) fn number(&mut self, seq: u64) {
+        let first = self.numbers.map_or(seq, |(first, _)| first);
+        self.numbers = Some((first, seq.saturating_add(1)));
+    }
+
     pub(super) fn finish(mut self) -> io::Result<Log> {
         self.out.flush()?;
-        Ok(Log { records: self.records, panic_message: self.panic.decide() })
+        let (records, panic_message) = (self.records, self.panic.decide());
+        Ok(Log { records, first: self.numbers.map(|n| n.0), next: self.numbers.map(|n| n.1), panic_message })
     }
 }
 
