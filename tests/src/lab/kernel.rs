@@ -75,11 +75,11 @@ impl Kernel {
         }
     }
 
-    /// The kernel and its debug vmlinux. The archive keeps only the latest builds: when the cached kernel's symbols are
+    /// The kernel and its debug vmlinux. The archive keeps only the latest builds: when the cached kernel's symbols or headers are
     /// gone from it, the newest kernel is taken instead.
     pub fn with_debug(cache: &Cache, series: Series) -> Result<(Self, PathBuf)> {
         let kernel = Self::get(cache, series)?;
-        match kernel.debug_vmlinux(cache) {
+        match super::crasher::headers(cache, &kernel).and_then(|_| kernel.debug_vmlinux(cache)) {
             Ok(vmlinux) => Ok((kernel, vmlinux)),
             Err(why) => {
                 println!("{}: {why:#}; taking the newest kernel instead", kernel.id);

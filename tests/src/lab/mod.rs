@@ -9,6 +9,7 @@ pub mod apt;
 pub mod cache;
 pub mod command;
 pub mod console;
+pub mod crasher;
 pub mod debian;
 pub mod disk;
 pub mod foreign;

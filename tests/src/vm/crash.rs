@@ -37,6 +37,10 @@ pub struct Crash<'a> {
     pub before: String,
     /// Shell commands between arming and crashing.
     pub after: String,
+    /// The shell command that crashes it.
+    pub trigger: String,
+    /// What the console says then, and not before.
+    pub sign: &'static str,
     /// Further command line.
     pub cmdline: String,
     /// Files to add to its root: source and absolute path.
@@ -46,6 +50,9 @@ pub struct Crash<'a> {
     /// After this QEMU is killed and the scenario fails.
     pub limit: Duration,
 }
+
+/// What the console says of the crash that is asked for by sysrq.
+const SYSRQ: &str = "sysrq: Trigger a crash";
 
 /// Page cache, tmpfs, anonymous memory, transparent huge pages, hugetlb in use and idle, many inodes; and some of each
 /// given back, so that free memory is in pieces.
@@ -83,6 +90,8 @@ impl<'a> Crash<'a> {
             mount: "/dev/vda",
             before: String::new(),
             after: String::new(),
+            trigger: "echo c > /proc/sysrq-trigger".to_owned(),
+            sign: SYSRQ,
             cmdline: String::new(),
             files: Vec::new(),
             devices: Vec::new(),
@@ -120,10 +129,11 @@ section status vmcorectl status
 sync
 echo LAB-CRASH
 usleep 500000
-echo c > /proc/sysrq-trigger",
+{trigger}",
             mount = self.mount,
             before = self.before,
             after = self.after,
+            trigger = self.trigger,
         );
         let guest = Guest {
             kernel: self.kernel,
@@ -138,7 +148,7 @@ echo c > /proc/sysrq-trigger",
         };
         let log = dir.join("console.log");
         let run = bench.lab.run_during(&guest, &log, during)?;
-        let crashed = Crashed { run, disk, dir, log };
+        let crashed = Crashed { run, disk, dir, log, sign: self.sign };
         for section in ["arm", "status"] {
             let (said, status) = crashed.run.console.section(section).with_context(|| {
                 format!("the guest never got as far as `{section}`:\n{}", crashed.run.console.tail(30))
@@ -146,7 +156,7 @@ echo c > /proc/sysrq-trigger",
             ensure!(status == 0, "`vmcorectl {section}` exited with {status}:\n{said}");
         }
         ensure!(
-            crashed.run.console.find("sysrq: Trigger a crash").is_some(),
+            crashed.run.console.find(self.sign).is_some(),
             "the guest did not crash:\n{}",
             crashed.run.console.tail(30)
         );
@@ -172,12 +182,14 @@ pub struct Crashed {
     pub dir: PathBuf,
     /// The console's log.
     pub log: PathBuf,
+    /// What its console says when it crashes.
+    pub sign: &'static str,
 }
 
 impl Crashed {
     /// Seconds from the panic to the end of QEMU, as seen from outside.
     pub fn seconds_to_restart(&self) -> Result<f64> {
-        let panic = self.run.console.find("sysrq: Trigger a crash").context("no panic on the console")?;
+        let panic = self.run.console.find(self.sign).context("no panic on the console")?;
         Ok(self.run.took.saturating_sub(panic.at).as_secs_f64())
     }
 
@@ -191,9 +203,12 @@ impl Crashed {
 
     /// The lines that the crash kernel wrote, as one text.
     pub fn crash_console(&self) -> String {
-        self.run.console.after("sysrq: Trigger a crash").iter().map(|l| format!("{}\n", l.text)).collect()
+        self.run.console.after(self.sign).iter().map(|l| format!("{}\n", l.text)).collect()
     }
 }
+
+/// The report on the crash.
+pub const REPORT: [&str; 2] = ["triage.json", "triage.txt"];
 
 /// A dump directory.
 #[derive(Clone, Debug)]
@@ -221,11 +236,12 @@ impl Dump {
         Ok(Self { dir, manifest })
     }
 
-    /// Names of its files, sorted.
+    /// Names of its files, sorted; without the report on the crash, which is vm/triage.rs's.
     pub fn names(&self) -> Result<Vec<String>> {
         let mut names = fs::read_dir(&self.dir)?
             .map(|e| Ok(e?.file_name().to_string_lossy().into_owned()))
             .collect::<Result<Vec<_>>>()?;
+        names.retain(|name| !REPORT.contains(&name.as_str()));
         names.sort();
         Ok(names)
     }

@@ -21,6 +21,7 @@ pub mod service;
 pub mod share;
 pub mod ssh;
 pub mod storage;
+pub mod triage;
 
 use crate::lab::foreign::{ARM64, ARM64_16K, ARM64_LPA2, PPC64EL, S390X};
 use crate::lab::guest::Paging;
@@ -80,6 +81,33 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "storage-md", run: storage::md },
     Scenario { name: "storage-btrfs", run: storage::btrfs },
     Scenario { name: "storage-faults", run: storage::faults },
+    Scenario { name: "triage-nmi-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::NMI) },
+    Scenario { name: "triage-null-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::NULL) },
+    Scenario {
+        name: "triage-softlockup-6.12",
+        run: |b| triage::dies(b, Series::V6_12, &triage::SOFT_LOCKUP),
+    },
+    Scenario { name: "triage-hung-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::HUNG) },
+    Scenario { name: "triage-oom-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::OOM) },
+    Scenario { name: "triage-sysrq-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::SYSRQ) },
+    Scenario { name: "triage-cpu1-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::CPU1) },
+    Scenario { name: "triage-mce-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::MCE) },
+    Scenario { name: "triage-stack-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::STACK) },
+    Scenario { name: "triage-interrupt-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::INTERRUPT) },
     Scenario { name: "arm-disarm-status", run: arming::round_trip },
     Scenario { name: "arm-refusals", run: arming::refusals },
+];
+
+/// Those that run only when they are named: each death on the other kernel.
+pub const ON_REQUEST: &[Scenario] = &[
+    Scenario { name: "triage-sysrq-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::SYSRQ) },
+    Scenario { name: "triage-cpu1-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::CPU1) },
+    Scenario { name: "triage-mce-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::MCE) },
+    Scenario { name: "triage-stack-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::STACK) },
+    Scenario { name: "triage-interrupt-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::INTERRUPT) },
+    Scenario { name: "triage-nmi-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::NMI) },
+    Scenario { name: "triage-null-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::NULL) },
+    Scenario { name: "triage-softlockup-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::SOFT_LOCKUP) },
+    Scenario { name: "triage-hung-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::HUNG) },
+    Scenario { name: "triage-oom-6.1", run: |b| triage::dies(b, Series::V6_1, &triage::OOM) },
 ];

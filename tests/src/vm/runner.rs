@@ -3,6 +3,7 @@
 use super::Scenario;
 use crate::lab::cache::Cache;
 use crate::lab::command::target_dir;
+use crate::lab::crasher;
 use crate::lab::foreign::{ALL, Architecture, Foreign};
 use crate::lab::guest::Lab;
 use crate::lab::kernel::{Kernel, Series};
@@ -50,6 +51,7 @@ pub struct Bench<'a> {
     pub programs: &'a Programs,
     kernels: HashMap<Series, Kernel>,
     debug: HashMap<Series, PathBuf>,
+    crashers: HashMap<Series, PathBuf>,
     drgn: Option<Drgn>,
     foreign: Vec<Foreign>,
 }
@@ -63,16 +65,18 @@ impl<'a> Bench<'a> {
             programs,
             kernels,
             debug: HashMap::new(),
+            crashers: HashMap::new(),
             drgn: None,
             foreign: Vec::new(),
         })
     }
 
-    /// Both kernels, their debug symbols, drgn, and the kernels of other architectures.
+    /// Both kernels, their debug symbols, modules that crash them, drgn, and the kernels of other architectures.
     pub fn with_oracles(cache: &Cache, programs: &'a Programs) -> Result<Self> {
         let mut bench = Self::open(cache, programs, &[])?;
         for series in Series::ALL {
             let (kernel, vmlinux) = Kernel::with_debug(cache, series)?;
+            bench.crashers.insert(series, crasher::build(cache, &kernel)?);
             bench.kernels.insert(series, kernel);
             bench.debug.insert(series, vmlinux);
         }
@@ -99,6 +103,12 @@ impl<'a> Bench<'a> {
             .get(&series)
             .map(PathBuf::as_path)
             .with_context(|| format!("no vmlinux for {}", series.name()))
+    }
+
+    /// The module that crashes it.
+    pub fn crasher(&self, series: Series) -> Result<&Path> {
+        let found = self.crashers.get(&series).map(PathBuf::as_path);
+        found.with_context(|| format!("no crasher.ko for {}", series.name()))
     }
 
     /// drgn.

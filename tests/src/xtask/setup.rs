@@ -40,6 +40,13 @@ const NEEDS: &[Need] = &[
         why: "lists vmlinux's symbols, to compare with",
         from: For::Test,
     },
+    Need { program: "make", package: "make", why: "builds the module that crashes guests", from: For::Test },
+    Need {
+        program: "chromium",
+        package: "chromium",
+        why: "opens the report on a crash as a page",
+        from: For::Test,
+    },
     Need {
         program: "qemu-system-x86_64",
         package: "qemu-system-x86",
@@ -133,6 +140,10 @@ const FILES: &[(&str, Need)] = &[
             why: "serves guests a directory",
             from: For::Test,
         },
+    ),
+    (
+        "/usr/lib/x86_64-linux-gnu/libelf.so.1",
+        Need { program: "", package: "libelf1", why: "objtool, which checks modules", from: For::Test },
     ),
     (
         "/usr/lib/x86_64-linux-gnu/liblzo2.so.2",

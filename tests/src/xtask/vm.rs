@@ -2,7 +2,7 @@
 
 use crate::lab::cache::Cache;
 use crate::vm::runner::{Bench, Tally, run};
-use crate::vm::{SCENARIOS, Scenario};
+use crate::vm::{ON_REQUEST, SCENARIOS, Scenario};
 use anyhow::{Result, bail, ensure};
 
 /// Guests at a time: each has two CPUs, of which one is idle most of the time.
@@ -12,10 +12,13 @@ const AT_ONCE: usize = 2;
 pub fn vm(arguments: &[String]) -> Result<()> {
     if arguments.iter().any(|a| a == "--list") {
         SCENARIOS.iter().for_each(|s| println!("{}", s.name));
+        ON_REQUEST.iter().for_each(|s| println!("{} (only when named)", s.name));
         return Ok(());
     }
+    let named = if arguments.is_empty() { &[] } else { ON_REQUEST };
     let chosen: Vec<&Scenario> = SCENARIOS
         .iter()
+        .chain(named)
         .filter(|s| arguments.is_empty() || arguments.iter().any(|a| s.name.starts_with(a.as_str())))
         .collect();
     ensure!(!chosen.is_empty(), "no scenario is called {arguments:?}; `cargo xtask vm --list` lists them");

@@ -1,0 +1,419 @@
+//! Ten ways to die, and what is known a second later: the report that is on the disk before the dump, against what crashed, the
+//! machine's own /proc/meminfo, and the same report made of the dump.
+
+use super::crash::{Crash, Crashed, Dump};
+use super::runner::Bench;
+use crate::lab::command::{output, talk, tool};
+use crate::lab::kernel::Series;
+use crate::lab::machine::Machine;
+use anyhow::{Context, Result, ensure};
+use collector::manifest::Outcome;
+use collector::problem::Code;
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// A way to die.
+#[derive(Clone, Copy, Debug)]
+pub struct Death {
+    /// Its scenarios are `triage-NAME-SERIES`.
+    pub name: &'static str,
+    /// Shell commands before the crash: what makes it fatal.
+    prepare: &'static str,
+    /// The shell command that ends in it.
+    trigger: &'static str,
+    /// A command of QEMU's monitor for people, given once `trigger` waits.
+    monitor: Option<&'static str>,
+    /// What the console says.
+    sign: &'static str,
+    /// What the verdict calls it.
+    kind: &'static str,
+    /// The function that went wrong, or a part of its name, and its module.
+    function: &'static str,
+    module: Option<&'static str>,
+    /// Part of the verdict.
+    says: &'static str,
+    /// Two deaths of one cause have one signature.
+    cause: &'static str,
+}
+
+/// Memory of every kind that a report counts.
+const FILL: &str = "
+mount -t tmpfs -o size=64m tmp /tmp
+echo 4 > /proc/sys/vm/nr_hugepages
+guest-load slab /tmp/files 2000
+dd if=/dev/urandom of=/tmp/random bs=1M count=12 2>/dev/null
+cat /lib/modules/*/kernel/fs/*/* /bin/busybox > /dev/null
+guest-load anon 40 &
+cat /dev/kmsg > /dev/null &
+n=0; while [ $(awk '/AnonPages/{print $2}' /proc/meminfo) -lt 40000 ] && [ $n -lt 100 ]; do usleep 100000; n=$((n+1)); done
+";
+
+/// The crash that a person asked for.
+pub const SYSRQ: Death = Death {
+    name: "sysrq",
+    prepare: "",
+    trigger: "echo c > /proc/sysrq-trigger",
+    monitor: None,
+    sign: "sysrq: Trigger a crash",
+    kind: "requested",
+    function: "sysrq",
+    module: None,
+    says: "requested by a person: sysrq",
+    cause: "sysrq",
+};
+/// The same, on the other CPU.
+pub const CPU1: Death =
+    Death { name: "cpu1", trigger: "taskset 2 sh -c 'echo c > /proc/sysrq-trigger'", ..SYSRQ };
+/// The button on the back, or the management controller.
+pub const NMI: Death = Death {
+    name: "nmi",
+    prepare: "echo 1 > /proc/sys/kernel/unknown_nmi_panic",
+    trigger: "echo LAB-WAITS; sleep 60",
+    monitor: Some("nmi"),
+    sign: "Kernel panic - not syncing: NMI",
+    kind: "requested",
+    function: "unknown_nmi_error",
+    module: None,
+    says: "an NMI of unknown origin",
+    cause: "nmi",
+};
+/// Memory that the processor says is broken.
+pub const MCE: Death = Death {
+    name: "mce",
+    prepare: "",
+    trigger: "echo LAB-WAITS; sleep 60",
+    monitor: Some("mce 0 4 0xbe00000000000135 0x5 0x1234000 0x8c"),
+    sign: "Kernel panic - not syncing: Fatal",
+    kind: "hardware",
+    function: "do_machine_check",
+    module: None,
+    says: "hardware suspected: machine check",
+    cause: "mce",
+};
+/// A null pointer in a module.
+pub const NULL: Death = Death {
+    name: "null",
+    prepare: "echo 1 > /proc/sys/kernel/panic_on_oops",
+    trigger: "insmod /crasher.ko trigger=null",
+    monitor: None,
+    sign: "BUG: kernel NULL pointer dereference",
+    kind: "software-bug",
+    function: "crasher_null",
+    module: Some("crasher"),
+    says: "crasher_null of module crasher, which is not of the kernel's tree",
+    cause: "null",
+};
+/// A CPU that never comes back to the scheduler.
+pub const SOFT_LOCKUP: Death = Death {
+    name: "softlockup",
+    prepare: "echo 1 > /proc/sys/kernel/softlockup_panic; echo 2 > /proc/sys/kernel/watchdog_thresh",
+    trigger: "insmod /crasher.ko trigger=spin",
+    monitor: None,
+    sign: "watchdog: BUG: soft lockup",
+    kind: "soft-lockup",
+    function: "crasher_spin",
+    module: Some("crasher"),
+    says: "soft lockup in crasher_spin of module crasher",
+    cause: "softlockup",
+};
+/// Two threads that wait for each other.
+pub const HUNG: Death = Death {
+    name: "hung",
+    prepare: "echo 1 > /proc/sys/kernel/hung_task_panic; echo 3 > /proc/sys/kernel/hung_task_timeout_secs",
+    trigger: "insmod /crasher.ko trigger=deadlock; sleep 60",
+    monitor: None,
+    sign: "Kernel panic - not syncing: hung_task: blocked tasks",
+    kind: "hung",
+    function: "crasher_",
+    module: Some("crasher"),
+    says: "hung: a deadlock of crasher-",
+    cause: "hung",
+};
+/// No memory is left.
+pub const OOM: Death = Death {
+    name: "oom",
+    prepare: "echo 1 > /proc/sys/vm/panic_on_oom; echo 1 > /proc/sys/vm/overcommit_memory",
+    trigger: "guest-load anon 2000",
+    monitor: None,
+    sign: "Kernel panic - not syncing: Out of memory",
+    kind: "out-of-memory",
+    function: "out_of_memory",
+    module: None,
+    says: "out of memory: guest-load",
+    cause: "oom",
+};
+/// Recursion without end.
+pub const STACK: Death = Death {
+    name: "stack",
+    prepare: "echo 1 > /proc/sys/kernel/panic_on_oops",
+    trigger: "insmod /crasher.ko trigger=stack",
+    monitor: None,
+    sign: "stack guard page was hit",
+    kind: "software-bug",
+    function: "crasher_recurse",
+    module: Some("crasher"),
+    says: "stack overflow",
+    cause: "stack",
+};
+/// `BUG()` in an interrupt.
+pub const INTERRUPT: Death = Death {
+    name: "interrupt",
+    prepare: "",
+    trigger: "insmod /crasher.ko trigger=interrupt; sleep 60",
+    monitor: None,
+    sign: "kernel BUG at",
+    kind: "software-bug",
+    function: "crasher_timer",
+    module: Some("crasher"),
+    says: "BUG()",
+    cause: "interrupt",
+};
+
+/// Signatures that were seen: which kernel, of which cause.
+static SIGNATURES: Mutex<Vec<(Series, &str, String)>> = Mutex::new(Vec::new());
+
+/// Dies, and judges what was left.
+pub fn dies(bench: &Bench<'_>, series: Series, death: &Death) -> Result<()> {
+    // One of them also saves its memory as it was.
+    let raw = death.name == NULL.name;
+    let crashed = crash(bench, series, death, raw)?;
+    let dump = crashed.dump()?;
+    fs::remove_file(&crashed.disk.path)?;
+    let mut names = vec!["manifest.json", "vmcore", "vmcore-dmesg.txt"];
+    if raw {
+        names.push("vmcore.raw");
+    }
+    dump.expect(Outcome::Complete, &names)?;
+    let read = |name: &str| fs::read_to_string(dump.dir.join(name)).with_context(|| name.to_owned());
+    let (text, written) = (read("triage.txt")?, read("triage.json")?);
+    same(bench, &dump.dir.join("vmcore"), &text, &written)?;
+    if raw {
+        browsed(bench, &dump.dir.join("vmcore"), &crashed.dir)?;
+        same(bench, &dump.dir.join("vmcore.raw"), &text, &written)?;
+        fs::remove_file(dump.dir.join("vmcore.raw"))?;
+    }
+    let report: Value = serde_json::from_str(&written)?;
+    verdict(death, &report).with_context(|| format!("{}:\n{text}", dump.dir.display()))?;
+    record(series, death, &dump, &report)?;
+    shape(&text)?;
+    log(&crashed, &dump, &report)?;
+    memory(&crashed, death, &report).with_context(|| format!("{}", dump.dir.display()))
+}
+
+/// The crash kernel and this machine make the same of the same memory.
+fn same(bench: &Bench<'_>, dump: &Path, text: &str, json: &str) -> Result<()> {
+    for (arguments, written) in [(&["triage"][..], text), (&["triage", "--json"][..], json)] {
+        let said = output(Command::new(&bench.programs.control).args(arguments).arg(dump))?;
+        if said.trim_end() != written.trim_end() {
+            let at = said.bytes().zip(written.bytes()).take_while(|(a, b)| a == b).count();
+            let part =
+                |of: &str| of.get(at.saturating_sub(60)..).map(|s| s.chars().take(200).collect::<String>());
+            anyhow::bail!(
+                "`vmcorectl {} {}` differs from what the crash kernel wrote, at {at}: {:?}; it wrote {:?}",
+                arguments.join(" "),
+                dump.display(),
+                part(&said),
+                part(written)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The page works in a browser: the verdict, the picture of memory, the search in the log.
+fn browsed(bench: &Bench<'_>, dump: &Path, scratch: &Path) -> Result<()> {
+    let page = scratch.join("triage.html");
+    fs::write(&page, output(Command::new(&bench.programs.control).args(["triage", "--html"]).arg(dump))?)?;
+    let shown = |search: &str| -> Result<String> {
+        let mut browser = tool("chromium")?;
+        browser.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            "--virtual-time-budget=5000",
+        ]);
+        browser.arg(format!("file://{}{search}", page.display()));
+        let (status, said) = talk(&mut browser, "", Duration::from_secs(120))?;
+        ensure!(status.success(), "chromium ended with {status}:\n{said}");
+        Ok(said)
+    };
+    let lines = |said: &str| -> Result<u64> {
+        let count = said.split_once("id=\"count\">").and_then(|(_, rest)| rest.split_once(" lines"));
+        count.and_then(|(n, _)| n.parse().ok()).context("the page's script has not counted the log's lines")
+    };
+    let (all, some) = (shown("")?, shown("#find=crasher")?);
+    ensure!(
+        all.contains("software bug in crasher_null") && all.matches("<div style=\"flex:").count() > 5,
+        "{all}"
+    );
+    let (every, found) = (lines(&all)?, lines(&some)?);
+    ensure!(0 < found && found < every, "{found} of {every} lines of the log have \"crasher\"");
+    ensure!(some.contains("<mark>crasher</mark>"), "what was searched for is not marked:\n{some}");
+    Ok(())
+}
+
+fn verdict(death: &Death, report: &Value) -> Result<()> {
+    let verdict = &report["verdict"];
+    ensure!(verdict["kind"] == death.kind, "kind {} instead of {}", verdict["kind"], death.kind);
+    let (line, function) =
+        (verdict["line"].as_str().unwrap_or(""), verdict["function"].as_str().unwrap_or(""));
+    ensure!(line.contains(death.says), "the verdict {line:?} has no {:?}", death.says);
+    ensure!(function.contains(death.function), "{function} instead of {}", death.function);
+    ensure!(verdict["module"].as_str() == death.module, "module {}", verdict["module"]);
+    if death.name == CPU1.name {
+        ensure!(report["panic"]["cpu"] == 1, "CPU {}", report["panic"]["cpu"]);
+    }
+    if death.name == HUNG.name {
+        let circle = &report["waiting"]["circles"][0];
+        ensure!(circle.as_array().is_some_and(|c| c.len() == 2), "circles {}", report["waiting"]["circles"]);
+    }
+    // Nothing of a healthy vmcore is beyond knowing.
+    ensure!(report["unknown"] == json!([]), "not known: {}", report["unknown"]);
+    Ok(())
+}
+
+/// The manifest has it in short, and what it took; crashes have one signature if they have one cause.
+fn record(series: Series, death: &Death, dump: &Dump, report: &Value) -> Result<()> {
+    let problems = &dump.manifest.problems;
+    ensure!(problems.iter().all(|p| p.code != Code::TRIAGE_FAILED), "{problems:#?}");
+    let record = dump.manifest.triage.as_ref().context("no triage in manifest.json")?;
+    let signature = record.signature.as_str();
+    ensure!(report["verdict"]["signature"] == signature && signature.len() == 16, "signature {signature}");
+    ensure!(report["verdict"]["line"] == record.verdict.as_str() && record.kind == death.kind, "{record:?}");
+    let own = record.anonymous_kib.context("the kernel does not tell the memory of a process")?;
+    println!(
+        "   {} {}: {}; {} ms to ask, {} ms in all, {} KiB read, {own} KiB of memory",
+        death.name,
+        series.name(),
+        record.verdict,
+        record.asked_ms,
+        record.took_ms,
+        record.read_kib
+    );
+    ensure!(own <= 8 << 10, "{own} KiB of memory of its own");
+    let mut seen = SIGNATURES.lock().unwrap_or_else(PoisonError::into_inner);
+    for (of, cause, other) in seen.iter().filter(|(of, ..)| *of == series) {
+        let equal = other == signature;
+        ensure!(
+            equal == (*cause == death.cause),
+            "{}: {} and {cause} have {signature} and {other}",
+            of.name(),
+            death.cause
+        );
+    }
+    seen.push((series, death.cause, signature.to_owned()));
+    Ok(())
+}
+
+/// Made for reading.
+fn shape(text: &str) -> Result<()> {
+    ensure!(text.len() <= 60_000, "triage.txt has {} bytes", text.len());
+    let wide = text.lines().find(|line| line.chars().count() > 100);
+    ensure!(wide.is_none(), "a line of triage.txt is wider than 100 columns: {wide:?}");
+    Ok(())
+}
+
+/// The report has the log that is saved beside it, and that has what the console showed of the death; what came last was read by
+/// nobody.
+fn log(crashed: &Crashed, dump: &Dump, report: &Value) -> Result<()> {
+    let saved = fs::read_to_string(dump.dir.join("vmcore-dmesg.txt"))?;
+    let lines: Vec<&str> =
+        report["log"]["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    ensure!(saved.lines().eq(lines.iter().copied()), "the log in triage.json is not vmcore-dmesg.txt");
+    let told = crashed.run.console.after(crashed.sign);
+    let mut compared = 0;
+    let mut before = 0.0;
+    for line in told {
+        let time =
+            line.text.strip_prefix('[').and_then(|rest| rest.split_once(']')?.0.trim().parse::<f64>().ok());
+        if let Some(time) = time {
+            // The crash kernel's own times begin at 0 again.
+            if time < before {
+                break;
+            }
+            before = time;
+            ensure!(
+                lines.contains(&line.text.trim_end()),
+                "the console has, and the log has not: {:?}",
+                line.text
+            );
+            compared += 1;
+        }
+    }
+    ensure!(compared > 0, "nothing on the console to compare with");
+    let unread = report["log"]["unread"].as_u64().context("nobody had read the log, it says")?;
+    ensure!(unread > 0 && unread < lines.len() as u64, "{unread} records unread of {}", lines.len());
+    Ok(())
+}
+
+/// Its own /proc/meminfo, taken just before, within 1 %; or of memory, where a figure is small.
+fn memory(crashed: &Crashed, death: &Death, report: &Value) -> Result<()> {
+    let (meminfo, _) = crashed.run.console.section("meminfo").context("no /proc/meminfo on the console")?;
+    let of = |name: &str| -> Result<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let value = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
+        value.with_context(|| format!("no {name} in /proc/meminfo"))
+    };
+    let total = of("MemTotal")?;
+    let figures = [
+        ("MemTotal", "total"),
+        ("MemFree", "free"),
+        ("MemAvailable", "available"),
+        ("Buffers", "buffers"),
+        ("Cached", "cached"),
+        ("AnonPages", "anonymous"),
+        ("Mapped", "mapped"),
+        ("Shmem", "shared"),
+        ("SReclaimable", "slab_reclaimable"),
+        ("SUnreclaim", "slab_unreclaimable"),
+        ("KernelStack", "kernel_stacks"),
+        ("PageTables", "page_tables"),
+        ("SwapTotal", "swap_total"),
+    ];
+    // A machine that dies for want of memory has none of it any more.
+    let kept = if death.name == OOM.name { 1 } else { figures.len() };
+    for (theirs, ours) in figures.into_iter().take(kept) {
+        let was = of(theirs)?;
+        let is = report["memory"][ours].as_u64().with_context(|| format!("memory.{ours} is not known"))?;
+        ensure!(
+            is.abs_diff(was) <= (was / 100).max(total / 100),
+            "{ours} is {is} KiB, {theirs} was {was} KiB"
+        );
+    }
+    let huge = &report["memory"]["huge_pages"];
+    let pages = huge.as_array().into_iter().flatten().find(|h| h["size_kib"] == 2048);
+    ensure!(pages.is_some_and(|h| h["total"] == of("HugePages_Total").unwrap_or(0)), "huge pages {huge}");
+    if death.name == OOM.name {
+        let remarks = report["memory"]["remarks"].as_array().map(Vec::len);
+        ensure!(remarks > Some(0), "nothing is wrong with the memory of a machine that had none left");
+    }
+    Ok(())
+}
+
+/// Crashes a guest.
+fn crash(bench: &Bench<'_>, series: Series, death: &Death, raw: bool) -> Result<Crashed> {
+    let mut crash = Crash::new(bench, &format!("triage-{}-{}", death.name, series.name()), series)?;
+    if raw {
+        crash
+            .settings
+            .push_str("[[dump]]\nfile = \"vmcore\"\n[[dump]]\nfile = \"vmcore.raw\"\nformat = \"raw\"\n");
+        crash.disk.0 = 1024;
+    }
+    crash.before = FILL.to_owned();
+    crash.after = death.prepare.to_owned();
+    crash.trigger = format!("section meminfo cat /proc/meminfo\n{}", death.trigger);
+    crash.sign = death.sign;
+    crash.files = vec![(bench.crasher(series)?.to_owned(), "/crasher.ko".to_owned())];
+    crash.run_during(bench, |machine: &Machine<'_>| {
+        let Some(command) = death.monitor else { return Ok(()) };
+        machine.wait_for("LAB-WAITS")?;
+        let said = machine.monitor()?.execute("human-monitor-command", json!({"command-line": command}))?;
+        ensure!(said.as_str().is_none_or(str::is_empty), "QEMU's monitor said to {command:?}: {said}");
+        Ok(())
+    })
+}
