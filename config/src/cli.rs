@@ -1,6 +1,7 @@
 //! The operator's command line, `vmcorectl`: what there is to say. What is done: [`crate::commands`] and the program itself.
 
 use crate::crashkernel;
+use crate::dump::ask::AskCommand;
 use crate::dump::report::ReportCommand;
 use crate::harvest::list::instant;
 use crate::settings;
@@ -74,6 +75,9 @@ pub enum Command {
         #[arg(long, value_name = "N")]
         threads: Option<usize>,
     },
+    /// Questions to a dump's memory.
+    #[command(flatten)]
+    Ask(AskCommand),
     /// Find what the last crash left, check it, tell the journal; done at each boot
     Harvest {
         /// A shutdown ends this boot: it did not crash

@@ -153,7 +153,7 @@ impl Dead<'_> {
         let mm = of("mm")?;
         let (mut rss, mut size) = (0, 0);
         if mm != 0 {
-            rss = self.rss(mm).unwrap_or(0);
+            rss = self.rss(mm).unwrap_or(0).saturating_add_signed(self.rss_of_threads(at).unwrap_or(0));
             size = self.get(mm, "mm_struct", "total_vm").unwrap_or(0).saturating_mul(self.page_size());
         }
         Ok(Task {
@@ -197,6 +197,25 @@ impl Dead<'_> {
             pages = pages.saturating_add(one);
         }
         Ok(u64::try_from(pages.max(0)).unwrap_or(0).saturating_mul(self.page_size()))
+    }
+
+    /// Bytes in RAM that the threads of a task's process have not yet added to those of its memory (SPLIT_RSS_COUNTING):
+    /// until the commit above.
+    fn rss_of_threads(&self, task: u64) -> Known<i64> {
+        let Ok(counts) = self.member("task_struct", "rss_stat.count") else { return Ok(0) };
+        let head = self
+            .get(task, "task_struct", "signal")?
+            .wrapping_add(self.member("signal_struct", "thread_head")?.offset);
+        let mut pages = 0_i64;
+        self.list(head, "task_struct", "thread_node", |thread| {
+            // Files, anonymous, shared; the third is swap. Each an `int`.
+            for index in [0, 1, 3] {
+                let at = thread.wrapping_add(counts.offset).wrapping_add(index * 4);
+                pages = pages.saturating_add(i64::from(self.i32(at)?));
+            }
+            Ok(())
+        })?;
+        Ok(pages.saturating_mul(i64::try_from(self.page_size()).unwrap_or(0)))
     }
 
     /// The value of a `struct percpu_counter`, with what each CPU has not yet added to it.

@@ -89,6 +89,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Info { .. }
         | Command::Verify { .. }
         | Command::Report(_)
+        | Command::Ask(_)
         | Command::Harvest { .. }
         | Command::List { .. }
         | Command::Path { .. }

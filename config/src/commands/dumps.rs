@@ -3,6 +3,7 @@
 use super::meter::Meter;
 use super::{load_settings, print};
 use crate::cli::{Cli, Command};
+use crate::dump::ask;
 use crate::dump::info::Info;
 use crate::dump::report;
 use crate::dump::verify::Report;
@@ -64,6 +65,11 @@ pub fn run(cli: &Cli, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Rm { matches, yes } => remove(cli, matches, *yes, root, live),
+        Command::Ask(command) => {
+            let files: Vec<PathBuf> = command.source().dump.iter().cloned().collect();
+            ask::run(command, &dump_of(cli, &files, root, live)?, &mut io::stdout().lock())?;
+            Ok(ExitCode::SUCCESS)
+        }
         _ => bail!("no command about dumps"),
     }
 }

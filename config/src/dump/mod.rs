@@ -1,5 +1,7 @@
-//! Looking at dumps: `vmcorectl info` says what one is, `vmcorectl verify` whether it is whole, `triage`, `log` and `mem` what happened.
+//! Looking at dumps: `vmcorectl info` says what one is, `vmcorectl verify` whether it is whole, `triage`, `log` and `mem` what happened, [`ask`] what
+//! was in its memory.
 
+pub mod ask;
 pub mod info;
 pub mod report;
 pub mod verify;

@@ -66,6 +66,30 @@ dumps = [(name, reader(name)) for name in sys.argv[2:]]
     succeed(Command::new("/usr/bin/python3").args(["-c", &script]).arg(pages).args(dumps), "")
 }
 
+/// A thread and its stack, as drgn has them.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+#[expect(missing_docs, reason = "named as in the kernel")]
+pub struct Thread {
+    pub at: u64,
+    pub pid: i64,
+    pub tgid: i64,
+    pub ppid: i64,
+    pub comm: String,
+    /// One letter, as `ps` has them.
+    pub state: String,
+    pub rss_pages: u64,
+    pub frames: Vec<ThreadFrame>,
+}
+
+/// A frame, as drgn has it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Deserialize)]
+pub struct ThreadFrame {
+    /// Where it is, or returns to.
+    pub at: u64,
+    /// What the function may be called; nothing of assembly and of what has no debug symbols.
+    pub names: Vec<String>,
+}
+
 /// drgn in a virtual environment of its own.
 #[derive(Clone, Debug)]
 pub struct Drgn {
@@ -123,6 +147,45 @@ print(thread.stack_trace())
 ",
             &[dump.as_ref(), vmlinux.as_ref()],
         )
+    }
+
+    /// All tasks, those of idle CPUs among them, and their stacks without inlined frames.
+    pub fn threads(&self, dump: &Path, vmlinux: &Path) -> Result<Vec<Thread>> {
+        let said = self.script(
+            r"
+import sys, json, drgn
+from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import idle_task, task_state_to_char
+from drgn.helpers.linux.cpumask import for_each_possible_cpu
+from drgn.helpers.linux.mm import task_rss
+prog = drgn.Program()
+prog.set_core_dump(sys.argv[1])
+try: prog.load_debug_info([sys.argv[2]])
+except drgn.MissingDebugInfoError: pass
+def frame(frame):
+    names = []
+    try: assembly = frame.source()[0].endswith('.S')
+    except LookupError: assembly = True
+    if not assembly:
+        try: names.append(frame.symbol().name)
+        except LookupError: pass
+        names.append(frame.name)
+    return {'at': frame.pc, 'names': names}
+def thread(task):
+    comm = task.comm.string_().decode(errors='replace')
+    rss = task_rss(prog, task)
+    return {
+        'at': task.value_(), 'pid': task.pid.value_(), 'tgid': task.tgid.value_(),
+        'ppid': task.real_parent.tgid.value_(), 'comm': comm, 'state': task_state_to_char(task),
+        'rss_pages': rss.file + rss.anon + rss.shmem,
+        'frames': [frame(f) for f in prog.stack_trace(task) if not f.is_inline],
+    }
+tasks = [idle_task(prog, cpu) for cpu in for_each_possible_cpu(prog)]
+print(json.dumps([thread(task) for task in tasks + list(for_each_task(prog))]))
+",
+            &[dump.as_ref(), vmlinux.as_ref()],
+        )?;
+        serde_json::from_str(&said).with_context(|| format!("drgn's script said {said:?}"))
     }
 
     /// Where data lies that `vm/redact.rs` has rules for: physical address, bytes, what each becomes.

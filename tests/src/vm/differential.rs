@@ -3,6 +3,7 @@
 //!
 //! Of makedumpfile's builds not all have all codecs, nor do all know newer kernels: [`Differential::agrees`].
 
+use super::stacks::stacks_agree;
 use crate::elf_reader::ElfFile;
 use crate::kdump_reader::KdumpFile;
 use crate::lab::command::{shown, wait};
@@ -86,13 +87,14 @@ impl Differential<'_> {
         let ours = dir.path().join("makedumpfile");
         symlink(fs::canonicalize(self.collector)?, &ours)?;
         let work = Work { with: self, memory: RawCore::open(self.raw)?, ours, version, dir: dir.path() };
-        let steps: [(&str, Step); 6] = [
+        let steps: [(&str, Step); 7] = [
             ("levels", |work| work.levels()),
             ("codecs", |work| work.codecs()),
             ("ELF", |work| work.elf()),
             ("flattened", |work| work.flattened()),
             ("split", |work| work.split()),
             ("readers", |work| work.readers()),
+            ("stacks", |work| stacks_agree(work.with.drgn, work.with.raw, work.with.vmlinux)),
         ];
         for (name, step) in steps {
             let start = Instant::now();

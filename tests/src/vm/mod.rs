@@ -20,6 +20,7 @@ pub mod runner;
 pub mod service;
 pub mod share;
 pub mod ssh;
+pub mod stacks;
 pub mod storage;
 pub mod triage;
 

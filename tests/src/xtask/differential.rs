@@ -4,6 +4,7 @@ use crate::lab::cache::Cache;
 use crate::lab::command::{find, target_dir};
 use crate::lab::oracle::Drgn;
 use crate::vm::differential::{Differential, Opened};
+use crate::vm::stacks::stacks_agree;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 
@@ -12,11 +13,13 @@ const USAGE: &str = "cargo xtask differential RAW VMLINUX [OPTION]...
   --ours PATH    collector to compare [default: the static one, built now]
   --disagrees    this makedumpfile does not know this kernel: compare at levels without bit 8 alone, and leave out crash
   --levels N,... levels of which the sets of pages are compared [default: all]
-  --no-crash     leave out crash";
+  --no-crash     leave out crash
+  --stacks       compare nothing but tasks and their stacks, with drgn's: of any dump";
 
 /// The verb.
 pub fn differential(arguments: &[String]) -> Result<()> {
     let (mut files, mut peer, mut ours) = (Vec::new(), None, None);
+    let mut stacks = false;
     let (mut agrees, mut opened) = (true, Opened::All);
     let mut levels: Vec<u8> = (0..32).collect();
     let mut words = arguments.iter();
@@ -26,6 +29,7 @@ pub fn differential(arguments: &[String]) -> Result<()> {
         match word.as_str() {
             "--peer" => peer = Some(value()?),
             "--ours" => ours = Some(value()?),
+            "--stacks" => stacks = true,
             "--disagrees" => (agrees, opened) = (false, Opened::Nothing),
             "--levels" => {
                 let list = value()?.to_string_lossy().into_owned();
@@ -37,6 +41,9 @@ pub fn differential(arguments: &[String]) -> Result<()> {
         }
     }
     let [raw, vmlinux] = files.as_slice() else { bail!("{USAGE}") };
+    if stacks {
+        return stacks_agree(&Drgn::get(&Cache::open()?)?, raw, vmlinux);
+    }
     let makedumpfile = peer.or_else(|| find("makedumpfile")).context("makedumpfile is not installed")?;
     let collector = match ours {
         Some(path) => path,
