@@ -118,7 +118,7 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
     let (mut waker, woken) = UnixStream::pair()?;
     woken.set_nonblocking(true)?;
     let mut due =
-        Some(Due { first: started, last: started - QUIET, because: "start".to_owned(), force: false });
+        Some(Due { first: started, last: quiet_since(started), because: "start".to_owned(), force: false });
     let mut working: Option<ScopedJoinHandle<'_, Planned>> = None;
     let mut retry = RETRY;
     let mut next = Instant::now() + REGULAR;
@@ -152,7 +152,8 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
             Err(e) => return Err(e.into()),
         }
         drop(waiting);
-        drop((&woken).read(&mut [0; 16]));
+        // The thread says so as the last thing it does: it is as good as over.
+        let planned = (&woken).read(&mut [0; 16]).is_ok_and(|bytes| bytes > 0);
 
         for event in events.read(root) {
             let matters = match &event {
@@ -173,9 +174,9 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
         }
         if let Some(asked) = server.serve(&shared) {
             let now = Instant::now();
-            due.get_or_insert(Due { first: now, last: now - QUIET, because: asked, force: false });
+            due.get_or_insert(Due { first: now, last: quiet_since(now), because: asked, force: false });
         }
-        if working.as_ref().is_some_and(ScopedJoinHandle::is_finished)
+        if (planned || working.as_ref().is_some_and(ScopedJoinHandle::is_finished))
             && let Some(thread) = working.take()
         {
             let planned = thread.join().unwrap_or_else(|_| Planned {
@@ -205,11 +206,21 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
             if (unloaded || before.failure.is_some()) && due.is_none() {
                 let now = Instant::now();
                 let because = if unloaded { "the crash kernel was unloaded" } else { "another try" };
-                due = Some(Due { first: now, last: now - QUIET, because: because.to_owned(), force: false });
+                due = Some(Due {
+                    first: now,
+                    last: quiet_since(now),
+                    because: because.to_owned(),
+                    force: false,
+                });
             }
         }
         waker.flush()?;
     }
+}
+
+/// An instant that lets what is due at `now` be done at once. The clock may have begun later than that.
+fn quiet_since(now: Instant) -> Instant {
+    now.checked_sub(QUIET).unwrap_or(now)
 }
 
 /// Plans, builds, loads where the hash is another. True: something of the plan is reached by the network.

@@ -149,6 +149,11 @@ fn directory(prepared: &Prepared, index: usize, places: &Places, root: &Root, lo
     } else if look.write {
         match probe::write(&path, room) {
             Ok(speed) => seen.speed = Some(speed),
+            // What a file system keeps for itself counts as free: it is full all the same.
+            Err(e) if e.source.kind() == std::io::ErrorKind::StorageFull => {
+                seen.free = Some(0);
+                seen.unwritten = Some("there is no room to write".to_owned());
+            }
             Err(e) => seen.write = Some(e.to_string()),
         }
     } else {

@@ -176,6 +176,29 @@ fn each_kind_of_target_is_read() {
 }
 
 #[test]
+fn what_is_done_after_a_crash_is_read() {
+    let s =
+        parsed("triggers = \"lab\"\n[harvest]\nverify = false\nkeep = 3\nkeep_days = 9\nnotify = \"/n\"\n");
+    assert_eq!(s.triggers, Some(crate::triggers::Profile::Lab));
+    let want = HarvestSettings {
+        verify: false,
+        keep: Some(3),
+        keep_days: Some(9),
+        keep_mib: None,
+        notify: Some("/n".into()),
+    };
+    assert_eq!(s.harvest, want);
+    for (text, why) in [
+        ("[harvest]\nkeep = 0", "0 dumps to keep"),
+        ("[harvest]\nnotify = \"n\"", "is not a plain absolute path"),
+        ("triggers = \"servers\"", "did you mean `server`"),
+    ] {
+        let said = parse(text, Path::new("t.toml")).unwrap_err().to_string();
+        assert!(said.contains(why), "{text}: {said}");
+    }
+}
+
+#[test]
 fn what_is_done_besides_is_read() {
     let s = parsed(
         "on_failure = \"dump_to_rootfs\"\nfinal_action = \"poweroff\"\nrootfs_path = \"/srv\"\n\

@@ -41,6 +41,7 @@ pub struct Scenario {
 
 /// All of them, the longest first so that two at a time end together.
 pub const SCENARIOS: &[Scenario] = &[
+    Scenario { name: "service", run: service::life },
     Scenario { name: "network-faults", run: network_faults::ladder },
     Scenario { name: "capture-6.12-5-level", run: |b| capture::capture(b, Series::V6_12, Paging::Five) },
     Scenario { name: "capture-6.1-5-level", run: |b| capture::capture(b, Series::V6_1, Paging::Five) },

@@ -68,7 +68,7 @@ pub const PASSING: &[Mutation] = &[
         "full",
         "mount /dev/vdc /mnt; target 'path = \"/mnt\"'; arm; \
          fallocate -l $(df --output=avail -B1 /mnt | tail -1) /mnt/fill",
-        "rm /mnt/fill; umount /mnt; rm -f /etc/vmcored.toml; arm",
+        "rm /mnt/fill*; umount /mnt; rm -f /etc/vmcored.toml; arm",
         &["FAILED target-space"],
     ),
     mutation(
