@@ -1,6 +1,6 @@
 //! The answer before the dump: what a dead kernel can be asked with nothing but what it carries itself.
 //!
-//! VMCOREINFO leads to its symbols ([`kallsyms`](crate::kernel::kallsyms)), these to its types ([`btf`](crate::kernel::btf))
+//! VMCOREINFO leads to its symbols ([`kallsyms`]), these to its types ([`btf`])
 //! and to the tables that it unwinds its own stacks by. No debuginfo is needed, so there are no arguments, no locals, no
 //! inlined functions, and no types of global variables: whoever reads one says what it is.
 //!
