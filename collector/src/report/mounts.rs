@@ -42,8 +42,9 @@ pub(super) fn all(dead: &Dead<'_>) -> Vec<Mount> {
 fn each(dead: &Dead<'_>, mut visit: impl FnMut(u64) -> Known<()>) -> Known<()> {
     let proxy = dead.get(dead.symbol("init_task")?, "task_struct", "nsproxy")?;
     let namespace = dead.get(proxy, "nsproxy", "mnt_ns")?;
-    // A tree since Linux commit 2eea9ce4310d ("mounts: keep list of mounts in an rbtree") (in v6.8), a list before.
-    if !dead.has("mnt_namespace", "mounts") {
+    // A tree since Linux commit 2eea9ce4310d ("mounts: keep list of mounts in an rbtree") (in v6.8); before, a list, and `mounts` was
+    // their number.
+    if !dead.has("mnt_namespace", "mounts.rb_node") {
         return dead.list(dead.place(namespace, "mnt_namespace", "list")?, "mount", "mnt_list", visit);
     }
     let root = dead.get(namespace, "mnt_namespace", "mounts.rb_node")?;
