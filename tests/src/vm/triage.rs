@@ -329,6 +329,9 @@ fn log(crashed: &Crashed, dump: &Dump, report: &Value) -> Result<()> {
     let mut compared = 0;
     let mut before = 0.0;
     for line in told {
+        if line.text.contains("] vmcored: ") {
+            break;
+        }
         let time =
             line.text.strip_prefix('[').and_then(|rest| rest.split_once(']')?.0.trim().parse::<f64>().ok());
         if let Some(time) = time {
@@ -378,14 +381,12 @@ fn memory(crashed: &Crashed, death: &Death, report: &Value) -> Result<()> {
     // A machine that dies for want of memory has none of it any more.
     let kept = if death.name == OOM.name { 1 } else { figures.len() };
     // Who lives on for some seconds gives back what programs had that have ended.
-    let slack = if death.name == HUNG.name { total / 50 } else { total / 100 };
+    let lives_on = [HUNG.name, SOFT_LOCKUP.name].contains(&death.name);
+    let slack = if lives_on { total / 50 } else { total / 100 };
     for (theirs, ours) in figures.into_iter().take(kept) {
         let was = of(theirs)?;
         let is = report["memory"][ours].as_u64().with_context(|| format!("memory.{ours} is not known"))?;
-        ensure!(
-            is.abs_diff(was) <= (was / 100).max(slack),
-            "{ours} is {is} KiB, {theirs} was {was} KiB"
-        );
+        ensure!(is.abs_diff(was) <= (was / 100).max(slack), "{ours} is {is} KiB, {theirs} was {was} KiB");
     }
     let huge = &report["memory"]["huge_pages"];
     let pages = huge.as_array().into_iter().flatten().find(|h| h["size_kib"] == 2048);
