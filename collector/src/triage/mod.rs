@@ -218,3 +218,6 @@ impl<'a> Dead<'a> {
 pub(crate) fn hex<S: serde::Serializer>(at: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&format!("{at:#x}"))
 }
+
+#[cfg(test)]
+mod tests;
