@@ -348,7 +348,9 @@ fn log(crashed: &Crashed, dump: &Dump, report: &Value) -> Result<()> {
             compared += 1;
         }
     }
-    ensure!(compared > 0, "nothing on the console to compare with");
+    // What is printed in an NMI comes to the console later: here, never. The crash kernel tells of it first.
+    let silent = told.first().is_some_and(|line| line.text.contains("] vmcored: "));
+    ensure!(compared > 0 || silent, "nothing on the console to compare with");
     let unread = report["log"]["unread"].as_u64().context("nobody had read the log, it says")?;
     ensure!(unread > 0 && unread < lines.len() as u64, "{unread} records unread of {}", lines.len());
     Ok(())
