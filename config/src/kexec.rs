@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// What the running kernel says about kexec.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -76,13 +77,33 @@ pub enum KexecError {
     },
 }
 
+/// For so long another program may be loading a crash kernel.
+const LOADING: Duration = Duration::from_secs(20);
+
+/// Reads what cannot be read while something is being loaded or unloaded. Since Linux commit 7bb5da0d490b ("kexec: turn all
+/// kexec_mutex acquisitions into trylocks") (in v6.1) whoever asks meanwhile is told EBUSY instead of being made to wait.
+fn patiently<T>(mut read: impl FnMut() -> Result<T, initramfs::Error>) -> Result<T, initramfs::Error> {
+    let start = Instant::now();
+    loop {
+        match read() {
+            Err(initramfs::Error::Read { source, .. })
+                if source.raw_os_error() == Some(Errno::EBUSY as i32) && start.elapsed() < LOADING =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+}
+
 impl KexecState {
-    /// Reads /sys and /proc.
+    /// Reads /sys and /proc; waits while something is being loaded.
     pub fn read(root: &Root) -> Result<Self, initramfs::Error> {
         let number =
             |path: &str| Ok::<_, initramfs::Error>(root.read_line(path)?.and_then(|t| t.parse::<i64>().ok()));
         let has_kexec = root.exists("/sys/kernel/kexec_crash_loaded")?;
-        let size = number("/sys/kernel/kexec_crash_size")?.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
+        let size = patiently(|| number("/sys/kernel/kexec_crash_size"))?;
+        let size = size.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
         let cmdline = root.read("/proc/cmdline")?.unwrap_or_default();
         let asked = cmdline.split_whitespace().rfind(|a| a.starts_with("crashkernel=")).map(str::to_owned);
         Ok(Self {
@@ -213,6 +234,27 @@ mod tests {
 
     fn good() -> KexecState {
         KexecState { reserved: Some(128 << 20), has_sysfs: true, ..KexecState::default() }
+    }
+
+    #[test]
+    fn a_load_under_way_is_waited_for() {
+        let fails_with = |errno: Errno| initramfs::Error::Read {
+            path: "/sys/kernel/kexec_crash_size".into(),
+            source: io::Error::from(errno),
+        };
+        let mut times = 0;
+        let read = patiently(|| {
+            times += 1;
+            if times < 3 { Err(fails_with(Errno::EBUSY)) } else { Ok(times) }
+        });
+        assert_eq!(read.unwrap(), 3);
+        let mut times = 0;
+        patiently(|| {
+            times += 1;
+            Err::<(), _>(fails_with(Errno::EIO))
+        })
+        .unwrap_err();
+        assert_eq!(times, 1, "only that is waited for");
     }
 
     #[test]
