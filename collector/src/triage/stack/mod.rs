@@ -1,8 +1,8 @@
 //! Stacks: who called whom, of any task, by what the kernel unwinds its own stacks with.
 //!
 //! What it is not: it knows no arguments, no locals, no inlined functions. Data flow: `start` finds the registers that a task
-//! stopped with; a walk steps from frame to frame, by the ORC tables ([`orc`]) or by frame pointers ([`frames`]), and where
-//! neither can, by what on the stack was put there by a call ([`scan`]). Each frame says how it was found: [`How`].
+//! stopped with; a walk steps from frame to frame, by the ORC tables (`orc`) or by frame pointers (`frames`), and where
+//! neither can, by what on the stack was put there by a call (`scan`). Each frame says how it was found: [`How`].
 
 mod code;
 mod frames;
