@@ -1,6 +1,7 @@
 //! The dumps of a directory: what is in each, whose it is, and of when.
 
 use super::places::Place;
+use super::verdict::{TRIAGE, Verdict};
 use collector::manifest::Manifest;
 use initramfs::root::Root;
 use std::fs;
@@ -37,6 +38,8 @@ pub struct Dump {
     pub file: Option<PathBuf>,
     /// It has its final name.
     pub whole: bool,
+    /// What the report on the crash says.
+    pub verdict: Option<Verdict>,
     /// The kernel log, if it is not empty.
     pub log: Option<PathBuf>,
     /// Bytes of all files.
@@ -87,7 +90,7 @@ fn one(place: &Place, name: &str, root: &Root) -> Option<Dump> {
     let mut fault = None;
     let mut candidates: Vec<(PathBuf, u64)> = Vec::new();
     let (mut log, mut bytes) = (None, 0_u64);
-    let mut ours = false;
+    let (mut ours, mut triage) = (false, None);
     for entry in fs::read_dir(&here).ok()?.flatten() {
         let Ok(meta) = entry.path().symlink_metadata() else { continue };
         if !meta.is_file() {
@@ -100,6 +103,7 @@ fn one(place: &Place, name: &str, root: &Root) -> Option<Dump> {
                 Ok(read) => manifest = Some(read),
                 Err(why) => fault = Some(format!("{MANIFEST} cannot be used: {why}")),
             },
+            TRIAGE => triage = Some(entry.path()),
             LOG => log = (meta.len() > 0).then(|| directory.join(LOG)),
             _ if file.starts_with("vmcore") => candidates.push((directory.join(&file), meta.len())),
             // kdump-tools writes `dump.<time>` and `dmesg.<time>`.
@@ -121,6 +125,10 @@ fn one(place: &Place, name: &str, root: &Root) -> Option<Dump> {
     let dump_bytes = file
         .as_ref()
         .and_then(|file| candidates.iter().find(|(path, _)| path == file).map(|(_, length)| *length));
+    let verdict = match manifest.as_ref().and_then(|manifest| manifest.triage.as_ref()) {
+        Some(record) => Some(Verdict::of_record(record)),
+        None => triage.and_then(|path| Verdict::read(&path)),
+    };
     let whole = file.as_ref().is_some_and(|file| !file.to_string_lossy().ends_with("-incomplete"));
     Some(Dump {
         directory,
@@ -131,6 +139,7 @@ fn one(place: &Place, name: &str, root: &Root) -> Option<Dump> {
         fault,
         file,
         whole,
+        verdict,
         log,
         bytes,
         dump_bytes: dump_bytes.unwrap_or(0),

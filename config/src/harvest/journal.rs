@@ -36,6 +36,11 @@ pub fn fields(record: &Record) -> Vec<(&'static str, String)> {
         ("CRASH_KERNEL", record.kernel.clone()),
         ("CRASH_REASON", record.reason.clone()),
         ("CRASH_TEST", record.test.clone()),
+        ("CRASH_KIND", record.verdict.as_ref().map(|verdict| verdict.kind.clone())),
+        ("CRASH_VERDICT", record.verdict.as_ref().map(|verdict| verdict.line.clone())),
+        ("CRASH_FUNCTION", record.verdict.as_ref().and_then(|verdict| verdict.function.clone())),
+        ("CRASH_MODULE", record.verdict.as_ref().and_then(|verdict| verdict.module.clone())),
+        ("CRASH_SIGNATURE", record.verdict.as_ref().and_then(|verdict| verdict.signature.clone())),
     ];
     fields.extend(more.into_iter().filter_map(|(name, value)| Some((name, value?))));
     fields.retain(|(_, value)| !value.is_empty());

@@ -4,6 +4,7 @@ use super::boots::Boots;
 use super::dumps;
 use super::places::Places;
 use super::record::{Crashes, Record};
+use super::verdict::Verdict;
 use super::{Harvest, of_dumps};
 use crate::arm::ArmError;
 use crate::settings::{HarvestSettings, Settings};
@@ -79,7 +80,7 @@ impl List {
 }
 
 /// What a word may be: a number of `list`, a part of a directory's name (host, time), a time as it is shown, a release, a path, a
-/// status.
+/// status, a signature, a function, a sort of crash.
 fn matches(record: &Record, word: &str) -> bool {
     if let Some(number) = word.strip_prefix('#').unwrap_or(word).parse::<u64>().ok().filter(|n| *n < 100_000)
     {
@@ -96,6 +97,24 @@ fn matches(record: &Record, word: &str) -> bool {
         || record.kernel.as_deref() == Some(word)
         || record.status.to_string() == word
         || record.test.as_deref() == Some(word)
+        || record.verdict.as_ref().is_some_and(|verdict| {
+            verdict.kind == word
+                || verdict.function.as_deref() == Some(word)
+                || verdict.signature.as_deref() == Some(word)
+        })
+}
+
+/// The table's columns.
+const HEAD: [&str; 10] =
+    ["#", "TIME", "KERNEL", "DUMP", "INTEGRITY", "SIZE", "VERDICT", "FUNCTION", "SIGNATURE", "FILE"];
+
+/// `function [module]`, without the space that would be a column.
+fn function(verdict: &Verdict) -> Option<String> {
+    let function = verdict.function.as_ref()?;
+    Some(match &verdict.module {
+        Some(module) => format!("{function}[{module}]"),
+        None => function.clone(),
+    })
 }
 
 impl fmt::Display for List {
@@ -103,9 +122,10 @@ impl fmt::Display for List {
         if self.entries.is_empty() {
             return writeln!(f, "no crashes");
         }
-        let mut rows = vec![["#", "TIME", "KERNEL", "DUMP", "INTEGRITY", "SIZE", "FILE"].map(str::to_owned)];
+        let mut rows = vec![HEAD.map(str::to_owned)];
         for Entry { record, present, .. } in &self.entries {
             let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+            let verdict = record.verdict.as_ref();
             let file = match (&record.file, present) {
                 (None, _) => "-".to_owned(),
                 (Some(file), true) => file.display().to_string(),
@@ -118,10 +138,13 @@ impl fmt::Display for List {
                 record.status.to_string(),
                 record.integrity.to_string(),
                 if record.bytes == 0 { "-".to_owned() } else { crate::dump::human(record.bytes) },
+                verdict.map_or_else(|| "-".to_owned(), |verdict| verdict.kind.clone()),
+                text(&verdict.and_then(function)),
+                text(&verdict.and_then(|verdict| verdict.signature.clone())),
                 file,
             ]);
         }
-        let mut widths = [0; 7];
+        let mut widths = [0; HEAD.len()];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = cell.len().max(*width);
@@ -148,6 +171,7 @@ impl fmt::Display for Entry {
             bytes,
             kernel,
             reason,
+            verdict,
             cpu,
             error_code,
             seconds,
@@ -165,6 +189,9 @@ impl fmt::Display for Entry {
         line("time", time.map(collector::utc::readable))?;
         line("kernel", kernel.clone())?;
         line("reason", reason.clone())?;
+        line("verdict", verdict.as_ref().map(|verdict| format!("{} ({})", verdict.line, verdict.kind)))?;
+        line("function", verdict.as_ref().and_then(function))?;
+        line("signature", verdict.as_ref().and_then(|verdict| verdict.signature.clone()))?;
         line("CPU", cpu.map(|cpu| cpu.to_string()))?;
         line("saved", Some(format!("{status}, {integrity}, {}", crate::dump::human(*bytes))))?;
         line("error", Some(error_code.clone()).filter(|code| code != "0"))?;

@@ -19,6 +19,7 @@ pub mod proof;
 pub mod pstore;
 pub mod record;
 pub mod retention;
+pub mod verdict;
 
 use crate::arm::{ArmError, boot_id, lock, write_json};
 use crate::dump::verify::Report;
@@ -31,6 +32,7 @@ use places::Places;
 use record::{Crashes, Integrity, Kind, Record, Status};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
+use verdict::printable;
 
 /// Our finding, beside the dump.
 const LABEL: &str = "harvest.json";
@@ -227,7 +229,10 @@ fn of_dumps(dump: &Dump, same: &[&Dump], ended: &[Boot], settings: Option<&Setti
         directories: same.iter().map(|dump| dump.directory.clone()).collect(),
         bytes: dump.dump_bytes,
         kernel,
-        reason: manifest.and_then(|manifest| manifest.kernel.panic_message.clone()).or_else(log_reason),
+        reason: manifest
+            .and_then(|manifest| Some(printable(manifest.kernel.panic_message.as_ref()?, 300)))
+            .or_else(log_reason),
+        verdict: dump.verdict.clone(),
         cpu: dump.cpu(root),
         error_code,
         faults,
@@ -302,6 +307,7 @@ fn without_dump(
             bytes: 0,
             kernel: Some(boot.release.clone()),
             reason: evidence.reason,
+            verdict: None,
             cpu: None,
             error_code: if away { "elsewhere" } else { "missing" }.to_owned(),
             faults: unseen.into_iter().filter(|_| !away).collect(),

@@ -20,6 +20,11 @@ fn run(program: &str, record: &Record, limit: Duration) -> Result<(), String> {
         .env("VMCORED_STATUS", record.status.to_string())
         .env("VMCORED_INTEGRITY", record.integrity.to_string())
         .env("VMCORED_FILE", record.file.as_deref().unwrap_or(std::path::Path::new("")))
+        .env("VMCORED_VERDICT", record.verdict.as_ref().map_or("", |verdict| &verdict.line))
+        .env(
+            "VMCORED_SIGNATURE",
+            record.verdict.as_ref().and_then(|verdict| verdict.signature.as_deref()).unwrap_or_default(),
+        )
         .env("VMCORED_MESSAGE", record.sentence().replace('\0', ""))
         .stdin(Stdio::piped())
         .process_group(0)

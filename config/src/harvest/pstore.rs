@@ -77,7 +77,7 @@ pub fn reason_of(log: &str) -> Option<String> {
     ];
     let line = log.lines().find(|line| SIGNS.iter().any(|sign| line.contains(sign)))?;
     let text = line.rsplit_once("] ").map_or(line, |(_, text)| text);
-    Some(text.trim().chars().filter(|c| !c.is_control()).take(300).collect())
+    Some(super::verdict::printable(text, 300))
 }
 
 #[cfg(test)]

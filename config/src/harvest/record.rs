@@ -1,5 +1,6 @@
 //! A crash as we remember it: in `/var/lib/vmcored/crashes.json`, in the journal, in the label beside the dump.
 
+use super::verdict::Verdict;
 use crate::arm::{ArmError, IMAGE_DIRECTORY, write_json};
 use initramfs::root::Root;
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,9 @@ pub struct Record {
     pub kernel: Option<String>,
     /// Why it died.
     pub reason: Option<String>,
+    /// What the report on it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// The CPU that it died on.
     pub cpu: Option<u32>,
     /// `0`, or the first problem of the manifest as VC123, or what is missing in a word.
@@ -124,12 +128,19 @@ pub struct Record {
 }
 
 impl Record {
+    /// Why it died, in a line: what the report says, else what the kernel said.
+    pub fn why(&self) -> Option<&str> {
+        let told =
+            self.verdict.as_ref().filter(|verdict| verdict.kind != "unknown" && !verdict.line.is_empty());
+        told.map(|verdict| verdict.line.as_str()).or(self.reason.as_deref())
+    }
+
     /// What happened, for the journal and for people.
     pub fn sentence(&self) -> String {
         let when = self.time.map(collector::utc::readable);
         let when = when.map_or_else(String::new, |when| format!(" at {when}"));
         let kernel = self.kernel.as_deref().map_or_else(String::new, |kernel| format!(" {kernel}"));
-        let reason = self.reason.as_deref().map_or_else(String::new, |reason| format!(": {reason}"));
+        let reason = self.why().map_or_else(String::new, |why| format!(": {why}"));
         let file = self.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
         let mib = self.bytes.div_ceil(1 << 20);
         let dump = match self.status {
@@ -203,6 +214,7 @@ pub(super) mod tests {
             bytes: 50 << 20,
             kernel: Some("6.1.0".into()),
             reason: Some("Kernel panic - not syncing: x".into()),
+            verdict: None,
             cpu: Some(1),
             error_code: "0".into(),
             faults: Vec::new(),
@@ -224,6 +236,18 @@ pub(super) mod tests {
             "kernel 6.1.0 crashed at 2026-11-22 12:43:10 UTC: Kernel panic - not syncing: x; dump of 50 MiB, sound, in \
              /var/crash/h-20261122T124310Z/vmcore"
         );
+        let verdict = Verdict {
+            kind: "software-bug".into(),
+            line: "bug in f [m]".into(),
+            function: Some("f".into()),
+            module: Some("m".into()),
+            signature: Some("0123456789abcdef".into()),
+        };
+        let judged = Record { verdict: Some(verdict.clone()), ..whole.clone() };
+        assert!(judged.sentence().contains("UTC: bug in f [m]; dump of"), "{}", judged.sentence());
+        let unknown =
+            Record { verdict: Some(Verdict { kind: "unknown".into(), ..verdict }), ..whole.clone() };
+        assert_eq!(unknown.sentence(), whole.sentence());
         let lost = Record { status: Status::Missing, reason: None, file: None, ..whole };
         assert!(lost.sentence().contains("lost its power"), "{}", lost.sentence());
         let panicked = Record { reason: Some("Oops".into()), ..lost };

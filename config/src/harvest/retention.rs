@@ -73,6 +73,7 @@ mod tests {
             manifest: ours.then_some(manifest),
             fault: None,
             file: None,
+            verdict: None,
             whole,
             log: None,
             bytes: mib << 20,

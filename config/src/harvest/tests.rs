@@ -102,7 +102,10 @@ fn a_crash_is_told_once() {
     machine.boot("one", false, true);
     let name = "h-20261122T124310Z";
     let log = machine.dump(name, Some("partial"), &["vmcore-incomplete"]).join("vmcore-dmesg.txt");
-    fs::write(log, "[ 1.0] CPU: 1 PID: 9 Comm: sh\n").unwrap();
+    fs::write(&log, "[ 1.0] CPU: 1 PID: 9 Comm: sh\n").unwrap();
+    let report = r#"{"schema":1,"verdict":{"kind":"software-bug","line":"bug in f [m]","evidence":[],"function":"f","module":"m",
+        "signature":"0123456789abcdef"}}"#;
+    fs::write(log.with_file_name(verdict::TRIAGE), report).unwrap();
     let done = machine.harvest();
     let told = machine.told();
     assert_eq!((done.new.len(), told.len()), (1, 1), "{done:?}");
@@ -121,6 +124,11 @@ fn a_crash_is_told_once() {
         ("DUMP_SEQUENCE", "1"),
         ("CRASH_BOOT_ID", "one"),
         ("CRASH_TEST", "test-1"),
+        ("CRASH_KIND", "software-bug"),
+        ("CRASH_VERDICT", "bug in f [m]"),
+        ("CRASH_FUNCTION", "f"),
+        ("CRASH_MODULE", "m"),
+        ("CRASH_SIGNATURE", "0123456789abcdef"),
         ("PRIORITY", "2"),
     ] {
         assert_eq!(field(record, name), want);
@@ -131,6 +139,21 @@ fn a_crash_is_told_once() {
     assert!(label.contains("\"integrity\": \"damaged\""), "{label}");
     let again = machine.harvest();
     assert!(again.new.is_empty() && again.faults.is_empty() && machine.told().is_empty(), "{again:?}");
+}
+
+#[test]
+fn the_manifest_has_the_verdict() {
+    let machine = Machine::new();
+    machine.boot("one", false, false);
+    let directory = machine.dump("h-20261122T124310Z", Some("complete"), &["vmcore"]);
+    let path = directory.join("manifest.json");
+    let triage = r#""triage":{"kind":"hung","verdict":"d waits for e","signature":"fedcba9876543210","asked_ms":1,"took_ms":1,
+        "read_kib":1,"unknown":0},"problems""#;
+    fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"problems\"", triage)).unwrap();
+    let done = machine.harvest();
+    let verdict = done.new[0].verdict.as_ref().unwrap();
+    assert_eq!((verdict.kind.as_str(), verdict.signature.as_deref()), ("hung", Some("fedcba9876543210")));
+    assert!(field(&machine.told()[0], "MESSAGE").contains("d waits for e"));
 }
 
 #[test]

@@ -169,14 +169,17 @@ pub fn life(bench: &Bench<'_>) -> Result<()> {
         "\"FILE_NAME\":\"/var/crash/lab-debian-",
         "\"CRASH_TEST\":\"test-",
         "\"PROCESSOR_ID\":\"",
+        "\"CRASH_KIND\":\"requested\"",
+        "\"CRASH_VERDICT\":\"",
+        "\"CRASH_SIGNATURE\":\"",
     ] {
         said(&second, "journal", &[field])?;
     }
     let (journal, _) = second.section("journal").context("no journal")?;
     ensure!(journal.matches("DUMP_SEQUENCE").count() == 1, "told more than once:\n{journal}");
     said(&second, "catalog", &["`vmcorectl list` lists the crashes"])?;
-    said(&second, "list", &["complete", "sound", "/var/crash/lab-debian-"])?;
-    said(&second, "info", &["sysrq", "crash        #1"])?;
+    said(&second, "list", &["complete", "sound", "requested", "/var/crash/lab-debian-"])?;
+    said(&second, "info", &["sysrq", "crash        #1", "signature    "])?;
     said(&second, "path", &["/vmcore"])?;
     said(&second, "verify", &["sound"])?;
     said(&second, "again", &["no new crash"])?;
