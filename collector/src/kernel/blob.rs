@@ -5,7 +5,7 @@ use crate::addr::VirtAddr;
 use crate::vmcore::ReadError;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes that are read at a time. Small enough that a random look-up is cheap, large enough that a walk is.
+/// Bytes that a walk reads at a time. A look-up elsewhere reads a page, which whoever has the memory may have kept.
 const CHUNK: usize = 16 << 10;
 
 /// No page of any kernel is smaller.
@@ -59,6 +59,13 @@ impl<'k> Blob<'k> {
         Ok(())
     }
 
+    /// Lends what is at hand from `at` on, at least one byte.
+    pub fn piece<T>(&self, at: u64, look: impl FnOnce(&[u8]) -> T) -> Result<T, ReadError> {
+        let chunk = self.chunk(at)?;
+        let skip = usize::try_from(at.saturating_sub(chunk.at)).unwrap_or(usize::MAX);
+        Ok(look(chunk.bytes.get(skip..).unwrap_or_default()))
+    }
+
     /// The byte at `at`.
     pub fn u8(&self, at: u64) -> Result<u8, ReadError> {
         let mut raw = [0];
@@ -78,6 +85,14 @@ impl<'k> Blob<'k> {
         let mut raw = [0; 4];
         self.read(at, &mut raw)?;
         Ok(self.memory.endian().u32(&raw, 0).unwrap_or(0))
+    }
+
+    /// Three `u32`, the first at `at`.
+    pub fn u32s(&self, at: u64) -> Result<[u32; 3], ReadError> {
+        let mut raw = [0; 12];
+        self.read(at, &mut raw)?;
+        let endian = self.memory.endian();
+        Ok([0, 4, 8].map(|skip| endian.u32(&raw, skip).unwrap_or(0)))
     }
 
     /// The `u64` at `at`.
@@ -142,10 +157,12 @@ impl<'k> Blob<'k> {
         }
         let past = || ReadError::NotMapped { at: self.start, why: format!("{at:#x} is past its end") };
         let virt = self.start.checked_add(at).filter(|_| at < self.len).ok_or_else(past)?.get();
+        let walks = at == chunk.at.saturating_add(chunk.bytes.len() as u64);
         let mut bytes = std::mem::take(&mut chunk.bytes);
         chunk.at = 0;
         let mut failure = past();
-        for size in [CHUNK, PAGE] {
+        for size in if walks { &[CHUNK, PAGE][..] } else { &[PAGE] } {
+            let size = *size;
             let size = size as u64;
             let from = (virt & !(size - 1)).max(self.start.get());
             let to = (virt | (size - 1)).saturating_add(1).min(self.start.get().saturating_add(self.len));

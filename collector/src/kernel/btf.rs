@@ -111,33 +111,41 @@ impl<'k> Btf<'k> {
     /// Finds it by the symbols at its ends, or, in a kernel whose symbol table has no variables, by its magic number.
     pub fn open(memory: &'k dyn Memory, info: &VmcoreInfo, symbols: &Kallsyms<'_>) -> Result<Self, BtfError> {
         let mut ends = symbols.find_all(&["__start_BTF", "__stop_BTF"], 1)?.into_iter().map(|mut s| s.pop());
-        let place = match (ends.next().flatten(), ends.next().flatten()) {
-            (Some(start), Some(stop)) => {
-                let len = stop.at.offset_from(start.at).unwrap_or(0);
-                Some((start.at, len))
-            }
-            _ => header::scan(memory, info)?,
+        let ends = ends.next().flatten().zip(ends.next().flatten());
+        let (start, len) = Self::place(memory, info, ends.map(|(start, stop)| (start.at, stop.at)))?;
+        Self::at(memory, start, len)
+    }
+
+    /// Where it lies and its bytes, by the symbols at its ends or by its magic number.
+    fn place(
+        memory: &dyn Memory,
+        info: &VmcoreInfo,
+        ends: Option<(VirtAddr, VirtAddr)>,
+    ) -> Result<(VirtAddr, u64), BtfError> {
+        let place = match ends {
+            Some((start, stop)) => Some((start, stop.offset_from(start).unwrap_or(0))),
+            None => header::scan(memory, info)?,
         };
-        let Some((start, len)) = place else {
-            return Err(BtfError::NotFound(
+        place.ok_or_else(|| {
+            BtfError::NotFound(
                 "its symbol table has no __start_BTF, and nothing in its image looks like them: it was built without \
                  CONFIG_DEBUG_INFO_BTF".to_owned(),
-            ));
-        };
-        Self::at(memory, start, len)
+            )
+        })
     }
 
     /// Reads the `len` bytes of BTF at `start`.
     pub fn at(memory: &'k dyn Memory, start: VirtAddr, len: u64) -> Result<Self, BtfError> {
-        Self::on(memory, start, len, None)
+        Self::on(memory, start, len, None, &mut |_, _, _| {})
     }
 
-    /// Reads the `len` bytes of BTF at `start`, which go on where `base` ends.
+    /// Reads the `len` bytes of BTF at `start`, which go on where `base` ends. `visit` gets each type that is in them.
     fn on(
         memory: &'k dyn Memory,
         start: VirtAddr,
         len: u64,
         base: Option<&'k Self>,
+        visit: &mut dyn FnMut(&Blob<'k>, TypeId, &Type),
     ) -> Result<Self, BtfError> {
         let first = base.map_or(1, |b| b.count);
         let names_from = base.map_or(0, |b| u32::try_from(b.strings.len()).unwrap_or(u32::MAX));
@@ -153,7 +161,9 @@ impl<'k> Btf<'k> {
             if count.saturating_sub(first).is_multiple_of(STEP) {
                 places.push(u32::try_from(at).unwrap_or(u32::MAX));
             }
-            at = types::read(&types, at)?.next;
+            let ty = Type { split: base.is_some(), ..types::read(&types, at)? };
+            visit(&types, TypeId(count), &ty);
+            at = ty.next;
             count = count.saturating_add(1);
         }
         if at != parts.types_len {

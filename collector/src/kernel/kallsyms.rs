@@ -12,9 +12,9 @@ mod locate;
 mod tokens;
 
 pub use index::Index;
-pub(in crate::kernel) use index::{hash, hash_on};
 
 use super::blob::Blob;
+use super::hashed::{Buckets, hash};
 use super::printk::Memory;
 use crate::addr::VirtAddr;
 use crate::vmcore::{ReadError, VmcoreInfo};
@@ -90,6 +90,11 @@ const KNOWN: [&str; 5] = ["_stext", "swapper_pg_dir", "init_uts_ns", "prb", "nod
 impl<'k> Kallsyms<'k> {
     /// Finds the table and checks it by symbols whose addresses VMCOREINFO gives.
     pub fn open(memory: &'k dyn Memory, info: &VmcoreInfo) -> Result<Self, KallsymsError> {
+        Self::open_indexed(memory, info).map(|(table, _)| table)
+    }
+
+    /// As [`Kallsyms::open`], with the index of its names, which one walk over the table makes.
+    pub fn open_indexed(memory: &'k dyn Memory, info: &VmcoreInfo) -> Result<(Self, Index), KallsymsError> {
         match locate::by_vmcoreinfo(memory, info)? {
             Some(tables) => Self::with(memory, info, tables),
             None => {
@@ -111,7 +116,11 @@ impl<'k> Kallsyms<'k> {
         }
     }
 
-    fn with(memory: &'k dyn Memory, info: &VmcoreInfo, tables: Tables) -> Result<Self, KallsymsError> {
+    fn with(
+        memory: &'k dyn Memory,
+        info: &VmcoreInfo,
+        tables: Tables,
+    ) -> Result<(Self, Index), KallsymsError> {
         let Tables { count, .. } = tables;
         if count == 0 || count > MAX_SYMBOLS {
             return Err(KallsymsError::Senseless(format!("it claims {count} symbols")));
@@ -130,21 +139,26 @@ impl<'k> Kallsyms<'k> {
         };
         let known: Vec<(&str, VirtAddr)> =
             KNOWN.iter().filter_map(|name| Some((*name, info.symbol(name)?))).collect();
-        let mut seen: Vec<(u32, VirtAddr, &str)> = Vec::new();
-        let mut markers = Vec::with_capacity(usize::try_from(count.div_ceil(STEP)).unwrap_or(0));
-        this.walk(0, 0, |index, at, name| {
+        let size = usize::try_from(count).unwrap_or(0);
+        let mut markers = Vec::with_capacity(size.div_ceil(STEP as usize));
+        let mut hashes = Vec::with_capacity(size);
+        this.tokens.hash_all(&this.names, count, |index, at, hash| {
             if index.is_multiple_of(STEP) {
                 markers.push(at);
             }
-            if let Some((_, name)) = name.split_first()
-                && let Some((known, value)) = known.iter().find(|(known, _)| known.as_bytes() == name)
-                && seen.len() < 64
-            {
-                seen.push((index, *value, known));
-            }
-            ControlFlow::Continue(())
+            hashes.push((hash, index));
         })?;
         this.markers = markers;
+        let index = Index { entries: Buckets::new(&hashes) };
+        drop(hashes);
+        let mut seen: Vec<(u32, VirtAddr, &str)> = Vec::new();
+        for (name, value) in &known {
+            for at in index.entries.get(hash(name.as_bytes())).take(16) {
+                if this.named(at)?.1 == name.as_bytes() {
+                    seen.push((at, *value, name));
+                }
+            }
+        }
         if seen.is_empty() {
             return Err(KallsymsError::Senseless(format!(
                 "none of {} is in it, so its addresses cannot be checked",
@@ -164,7 +178,7 @@ impl<'k> Kallsyms<'k> {
                     || all.any(|(index, ..)| this.address(*index).is_ok_and(|at| at == *value))
             };
             if known.iter().all(fits) {
-                return Ok(this);
+                return Ok((this, index));
             }
         }
         Err(KallsymsError::Senseless(format!(
@@ -227,18 +241,21 @@ impl<'k> Kallsyms<'k> {
     /// A symbol by its index.
     pub fn symbol(&self, index: u32) -> Result<Symbol, KallsymsError> {
         let at = self.address(index)?;
-        let marker = index / STEP;
-        let start = usize::try_from(marker).ok().and_then(|m| self.markers.get(m)).copied().unwrap_or(0);
-        let mut found = None;
-        self.walk(marker.saturating_mul(STEP), start, |i, _, name| {
-            if i < index {
-                return ControlFlow::Continue(());
-            }
-            found = name.split_first().map(|(kind, name)| (char::from(*kind), name.to_vec()));
-            ControlFlow::Break(())
-        })?;
-        let (kind, name) = found.unwrap_or(('?', Vec::new()));
+        let (kind, name) = self.named(index)?;
         Ok(Symbol { name: String::from_utf8_lossy(&name).into_owned(), kind, at, index })
+    }
+
+    /// Kind and name of a symbol.
+    fn named(&self, index: u32) -> Result<(char, Vec<u8>), KallsymsError> {
+        let marker = usize::try_from(index / STEP).ok().and_then(|marker| self.markers.get(marker));
+        let at = self.tokens.skip(&self.names, u64::from(marker.copied().unwrap_or(0)), index % STEP)?;
+        let mut name = Vec::new();
+        self.tokens.expand(&self.names, at, &mut name)?;
+        if name.is_empty() {
+            return Ok(('?', name));
+        }
+        let kind = char::from(name.remove(0));
+        Ok((kind, name))
     }
 
     /// The symbol that `at` is in or behind, the first of those at one address.

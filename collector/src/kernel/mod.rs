@@ -5,6 +5,7 @@
 
 pub(crate) mod arch;
 mod blob;
+mod hashed;
 pub(crate) mod memmap;
 pub(crate) mod page;
 mod uts;

@@ -104,6 +104,7 @@ struct Seen {
     types: HashMap<&'static str, Option<btf::TypeId>>,
     members: HashMap<(&'static str, &'static str), Member>,
     spots: HashMap<u64, Option<Spot>>,
+    symbols: HashMap<String, Option<u64>>,
 }
 
 /// Answers that are remembered. Past this many they are forgotten.
@@ -115,19 +116,11 @@ const MAX_UNKNOWN: usize = 64;
 impl<'a> Dead<'a> {
     /// Finds symbols and types. Takes about 4 MB and, for an ordinary kernel, some 50 ms.
     pub fn open(memory: &'a Pages<'a>, about: About<'a>) -> Self {
-        let symbols = Kallsyms::open(memory, about.info)
-            .and_then(|table| {
-                let index = table.index()?;
-                Ok((table, index))
-            })
-            .map_err(|e| crate::engine::chain(&e));
+        let symbols = Kallsyms::open_indexed(memory, about.info).map_err(|e| crate::engine::chain(&e));
         let btf = match &symbols {
-            Ok((table, _)) => Btf::open(memory, about.info, table)
-                .and_then(|btf| {
-                    let index = btf.index()?;
-                    Ok((btf, index))
-                })
-                .map_err(|e| crate::engine::chain(&e)),
+            Ok((table, names)) => {
+                Btf::open_indexed(memory, about.info, table, names).map_err(|e| crate::engine::chain(&e))
+            }
             Err(_) => Err("without the kernel's symbols its types (BTF) are not to be found".to_owned()),
         };
         let dead = Self {

@@ -66,11 +66,18 @@ impl Dead<'_> {
     /// The address of a symbol of the kernel itself, the first of this name. That of a per-CPU variable is for
     /// [`Dead::percpu`].
     pub fn symbol(&self, name: &str) -> Known<u64> {
-        let (table, index) = self.symbols.as_ref().map_err(|why| Unknown::Missing(why.clone()))?;
-        match index.find(table, name)? {
-            Some(at) => Ok(at.get()),
-            None => Err(Unknown::Missing(format!("this kernel has no symbol {name}"))),
+        let none = || Unknown::Missing(format!("this kernel has no symbol {name}"));
+        if let Some(known) = self.seen.borrow().symbols.get(name) {
+            return known.ok_or_else(none);
         }
+        let (table, index) = self.symbols.as_ref().map_err(|why| Unknown::Missing(why.clone()))?;
+        let found = index.find(table, name)?.map(VirtAddr::get);
+        let mut seen = self.seen.borrow_mut();
+        if seen.symbols.len() >= REMEMBERED {
+            seen.symbols.clear();
+        }
+        seen.symbols.insert(name.to_owned(), found);
+        found.ok_or_else(none)
     }
 
     /// All symbols of a name: the kernel's, then those of modules with the module's name.

@@ -1,13 +1,15 @@
 //! Types by name without a walk over all of them: eight bytes a name and a type.
 
-use super::{Btf, BtfError, Field, Kind, TypeId, types};
-use crate::kernel::kallsyms::hash;
+use super::{Btf, BtfError, Field, Kallsyms, Kind, Memory, Type, TypeId, VmcoreInfo, types};
+use crate::kernel::blob::Blob;
+use crate::kernel::hashed::{Buckets, Hash, hash};
+use crate::kernel::kallsyms;
 use std::ops::ControlFlow;
 
 /// Names, as hashes, and where they lie; composites and enumerations, by where their names lie. Of a kernel's own types.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Index {
-    names: Vec<(u32, u32)>,
+    names: Buckets,
     composites: Vec<(u32, u32)>,
     enumerators: Vec<(u32, u32)>,
 }
@@ -18,53 +20,81 @@ const MAX_ENUMERATORS: usize = 1 << 18;
 /// Names that are remembered. Kernels have some 150,000.
 const MAX_NAMES: usize = 2 << 20;
 
-impl Btf<'_> {
+impl<'k> Btf<'k> {
+    /// As [`Btf::open`], with the index: one walk over the types and one over the names make it.
+    pub fn open_indexed(
+        memory: &'k dyn Memory,
+        info: &VmcoreInfo,
+        symbols: &Kallsyms<'_>,
+        names: &kallsyms::Index,
+    ) -> Result<(Self, Index), BtfError> {
+        let end = |name| names.find(symbols, name);
+        let ends = end("__start_BTF")?.zip(end("__stop_BTF")?);
+        let (start, len) = Self::place(memory, info, ends)?;
+        let mut index = Index::default();
+        let btf = Self::on(memory, start, len, None, &mut |types, id, ty| index.see(types, id, ty))?;
+        index.finish(&btf.strings)?;
+        Ok((btf, index))
+    }
+
     /// Makes the index, in one walk over the names and one over the types.
     pub fn index(&self) -> Result<Index, BtfError> {
         let mut index = Index::default();
-        let mut piece = vec![0; 4096];
-        let (mut at, mut start, mut state) = (0_u64, 0_u64, hash(b""));
-        let end = self.strings.len();
-        while at < end && index.names.len() < MAX_NAMES {
-            let take = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
-            let piece = piece.get_mut(..take).unwrap_or_default();
-            self.strings.read(at, piece)?;
-            for byte in piece.iter() {
-                if *byte == 0 {
-                    if at > start {
-                        index.names.push((state, u32::try_from(start).unwrap_or(u32::MAX)));
-                    }
-                    start = at.saturating_add(1);
-                    state = hash(b"");
-                } else {
-                    state = crate::kernel::kallsyms::hash_on(state, *byte);
-                }
-                at = at.saturating_add(1);
-            }
-        }
-        index.names.sort_unstable();
         self.each(|id, ty| {
-            match ty.kind {
-                Kind::Struct | Kind::Union | Kind::Typedef if ty.name != 0 => {
-                    index.composites.push((ty.name, id.0));
-                }
-                Kind::Enum | Kind::Enum64 => {
-                    for name in types::enumerator_names(self.types_of(ty), ty) {
-                        if index.enumerators.len() < MAX_ENUMERATORS {
-                            index.enumerators.push((name, id.0));
-                        }
-                    }
-                }
-                _ => {}
-            }
+            index.see(self.types_of(ty), id, ty);
             ControlFlow::Continue(())
         })?;
-        index.composites.sort_unstable();
-        index.enumerators.sort_unstable();
-        index.names.shrink_to_fit();
-        index.composites.shrink_to_fit();
-        index.enumerators.shrink_to_fit();
+        index.finish(&self.strings)?;
         Ok(index)
+    }
+}
+
+impl Index {
+    /// Takes in a type.
+    fn see(&mut self, types: &Blob<'_>, id: TypeId, ty: &Type) {
+        match ty.kind {
+            Kind::Struct | Kind::Union | Kind::Typedef if ty.name != 0 => {
+                self.composites.push((ty.name, id.0))
+            }
+            Kind::Enum | Kind::Enum64 => {
+                for name in types::enumerator_names(types, ty) {
+                    if self.enumerators.len() < MAX_ENUMERATORS {
+                        self.enumerators.push((name, id.0));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in the names.
+    fn finish(&mut self, strings: &Blob<'_>) -> Result<(), BtfError> {
+        let mut names = Vec::new();
+        let (mut at, mut start, mut state) = (0_u64, 0_u64, Hash::EMPTY);
+        while at < strings.len() && names.len() < MAX_NAMES {
+            at = strings.piece(at, |piece| {
+                let mut here = at;
+                for byte in piece {
+                    if *byte == 0 {
+                        if here > start {
+                            names.push((state.finish(), u32::try_from(start).unwrap_or(u32::MAX)));
+                        }
+                        start = here.saturating_add(1);
+                        state = Hash::EMPTY;
+                    } else {
+                        state = state.push(*byte);
+                    }
+                    here = here.saturating_add(1);
+                }
+                here
+            })?;
+        }
+        self.names = Buckets::new(&names);
+        self.composites.sort_unstable();
+        self.enumerators.sort_unstable();
+        self.composites.shrink_to_fit();
+        self.enumerators.shrink_to_fit();
+        Ok(())
     }
 }
 
@@ -102,9 +132,9 @@ impl Index {
     /// Where a name lies among the strings.
     fn name(&self, btf: &Btf<'_>, name: &str) -> Result<Option<u32>, BtfError> {
         let wanted = hash(name.as_bytes());
-        for (_, at) in same(&self.names, wanted) {
-            if btf.string(*at)? == name {
-                return Ok(Some(*at));
+        for at in self.names.get(wanted) {
+            if btf.string(at)? == name {
+                return Ok(Some(at));
             }
         }
         Ok(None)

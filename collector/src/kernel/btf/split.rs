@@ -46,7 +46,8 @@ impl<'k> Btf<'k> {
                 let at = |member: &str| Ok::<_, BtfError>(found.wrapping_add(offset(btf, member)?));
                 let (data, len) = (pointer(at("data")?)?, number(at("data_size")?)?);
                 let (first, names_from) = (number(at("start_id")?)?, number(at("start_str_off")?)?);
-                let own = Self::on(memory, VirtAddr::new(data), u64::from(len), Some(base))?;
+                let own =
+                    Self::on(memory, VirtAddr::new(data), u64::from(len), Some(base), &mut |_, _, _| {})?;
                 if (first, names_from) != (own.first, own.names_from) {
                     return Err(BtfError::Senseless(format!(
                         "those of module {module} start with type {first} and string {names_from:#x}, the kernel's end \

@@ -149,8 +149,7 @@ impl Type {
 
 /// Reads the type at `at`.
 pub(super) fn read(types: &Blob<'_>, at: u64) -> Result<Type, ReadError> {
-    let (name, info, size) =
-        (types.u32(at)?, types.u32(at.saturating_add(4))?, types.u32(at.saturating_add(8))?);
+    let [name, info, size] = types.u32s(at)?;
     let kind = Kind::new(u8::try_from(info >> 24 & 0x1f).unwrap_or(0));
     let count = u16::try_from(info & 0xffff).unwrap_or(0);
     let body = at.saturating_add(12);

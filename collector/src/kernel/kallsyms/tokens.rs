@@ -3,6 +3,7 @@
 use super::KallsymsError;
 use crate::addr::VirtAddr;
 use crate::kernel::blob::Blob;
+use crate::kernel::hashed::{Hash, Part};
 use crate::kernel::printk::Memory;
 use crate::vmcore::ReadError;
 
@@ -23,6 +24,20 @@ pub(super) struct Tokens {
     bytes: Vec<u8>,
     /// Start and end of each in `bytes`.
     ranges: Vec<(u16, u16)>,
+    /// The hash of each, and that of what follows its first byte.
+    parts: Vec<(Part, Part)>,
+}
+
+/// Where within a name a walk is.
+enum Next {
+    /// At its length.
+    Length,
+    /// Behind the lower 7 bits of it.
+    Upper(u64),
+    /// At the first token.
+    First,
+    /// At another.
+    Token,
 }
 
 impl Tokens {
@@ -51,20 +66,78 @@ impl Tokens {
                 end.ok_or_else(|| KallsymsError::Senseless(format!("its token at {start:#x} has no end")))?;
             ranges.push((start, end));
         }
-        Ok(Self { bytes, ranges })
+        let part = |(start, end): &(u16, u16)| {
+            let token = bytes.get(usize::from(*start)..usize::from(*end)).unwrap_or_default();
+            (Part::of(token), Part::of(token.get(1..).unwrap_or_default()))
+        };
+        let parts = ranges.iter().map(part).collect();
+        Ok(Self { bytes, ranges, parts })
+    }
+
+    /// Calls `visit` with the index of each name, where it lies, and the hash of it without its first byte, which is the
+    /// symbol's kind.
+    pub fn hash_all(
+        &self,
+        names: &Blob<'_>,
+        count: u32,
+        mut visit: impl FnMut(u32, u32, u32),
+    ) -> Result<(), KallsymsError> {
+        let (mut at, mut index, mut start, mut left) = (0_u64, 0_u32, 0_u64, 0_u64);
+        let (mut next, mut state) = (Next::Length, Hash::EMPTY);
+        while index < count {
+            if u32::try_from(at).is_err() {
+                return Err(KallsymsError::Senseless("it has no end".to_owned()));
+            }
+            at = names.piece(at, |piece| {
+                let mut rest = piece.iter();
+                while index < count {
+                    let Some(byte) = rest.next().copied() else { break };
+                    match next {
+                        Next::Length => {
+                            let read = piece.len().saturating_sub(rest.as_slice().len()).saturating_sub(1);
+                            (start, state) = (at.saturating_add(read as u64), Hash::EMPTY);
+                            left = u64::from(byte & 0x7f);
+                            next = if byte & 0x80 == 0 { Next::First } else { Next::Upper(left) };
+                        }
+                        Next::Upper(lower) => {
+                            left = lower | u64::from(byte) << 7;
+                            next = Next::First;
+                        }
+                        Next::First | Next::Token => {
+                            let part = self.parts.get(usize::from(byte));
+                            let part = part
+                                .map(|(whole, rest)| if matches!(next, Next::First) { rest } else { whole });
+                            state = part.map_or(state, |part| state.join(*part));
+                            left = left.saturating_sub(1);
+                            next = Next::Token;
+                        }
+                    }
+                    if left == 0 && !matches!(next, Next::Upper(_)) {
+                        visit(index, u32::try_from(start).unwrap_or(u32::MAX), state.finish());
+                        index = index.saturating_add(1);
+                        next = Next::Length;
+                    }
+                }
+                at.saturating_add(piece.len().saturating_sub(rest.as_slice().len()) as u64)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where the name is that follows `count` names behind the one at `at`.
+    pub fn skip(&self, names: &Blob<'_>, at: u64, count: u32) -> Result<u64, ReadError> {
+        let mut at = at;
+        for _ in 0..count {
+            let (len, header) = length(names, at)?;
+            at = at.saturating_add(header).saturating_add(len);
+        }
+        Ok(at)
     }
 
     /// Expands the name at `at` into `name`; returns where the next one is.
     pub fn expand(&self, names: &Blob<'_>, at: u64, name: &mut Vec<u8>) -> Result<u64, ReadError> {
         name.clear();
-        let first = names.u8(at)?;
-        // Since Linux commit 73bbb94466fd3 ("kallsyms: support \"big\" kernel symbols") (in v6.1) a length may take two
-        // bytes; before it none had the top bit.
-        let (len, header) = if first & 0x80 == 0 {
-            (u64::from(first), 1)
-        } else {
-            (u64::from(first & 0x7f) | u64::from(names.u8(at.saturating_add(1))?) << 7, 2)
-        };
+        let (len, header) = length(names, at)?;
         let mut at = at.saturating_add(header);
         let end = at.saturating_add(len);
         let mut piece = [0; 64];
@@ -83,4 +156,17 @@ impl Tokens {
         }
         Ok(at)
     }
+}
+
+/// How many tokens the name at `at` has, and bytes that say so.
+///
+/// Since Linux commit 73bbb94466fd3 ("kallsyms: support \"big\" kernel symbols") (in v6.1) a length may take two bytes; before
+/// it none had the top bit.
+fn length(names: &Blob<'_>, at: u64) -> Result<(u64, u64), ReadError> {
+    let first = names.u8(at)?;
+    Ok(if first & 0x80 == 0 {
+        (u64::from(first), 1)
+    } else {
+        (u64::from(first & 0x7f) | u64::from(names.u8(at.saturating_add(1))?) << 7, 2)
+    })
 }
