@@ -20,7 +20,7 @@ pub mod text;
 pub mod verdict;
 
 use crate::manifest::CrashedKernel;
-use crate::triage::stack::Stack;
+use crate::triage::stack::{Code, Stack};
 use crate::triage::{Dead, Registers, Task};
 use blocked::Waiting;
 use disks::Disk;
@@ -88,6 +88,9 @@ pub struct Report {
     pub panic: Option<Trace>,
     /// The registers of its CPU: name, value.
     pub registers: Vec<(&'static str, u64)>,
+    /// The code that was executed when it went wrong: at the instruction that was interrupted last, or at that CPU's `ip`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
     /// The task that a panic for hung tasks is about.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hung: Option<Trace>,
@@ -123,14 +126,9 @@ impl Report {
         let panic = died.and_then(|cpu| trace(dead, cpu));
         let system = System::of(dead);
         let tasks = dead.tasks();
-        let hung = evidence
-            .stuck
-            .iter()
-            .rev()
-            .filter(|_| message.contains("hung_task"))
-            .find_map(|line| hung(dead, line, &tasks));
+        let hung = hung(dead, &message, &evidence, &tasks);
         let cpus = dead.known("CPUs", dead.online_cpus()).unwrap_or_default();
-        let others = cpus.iter().filter(|cpu| Some(**cpu) != died).take(MAX_CPUS);
+        let others = cpus.iter().filter(|cpu| Some(**cpu) != died && !dead.is_live()).take(MAX_CPUS);
         let cpus: Vec<Trace> = others.filter_map(|cpu| trace(dead, *cpu)).collect();
         let waiting = Waiting::of(dead, &tasks);
         let disks = disks::in_flight(dead, log.last_us.and_then(|us| us.checked_mul(1000)));
@@ -153,6 +151,7 @@ impl Report {
                 circles: &waiting.circles,
                 foreign: &foreign,
                 taint: system.taint.unwrap_or(0),
+                live: dead.is_live(),
             })
         };
         Self {
@@ -162,6 +161,7 @@ impl Report {
             uptime_us: log.last_us,
             system,
             registers: died.and_then(|cpu| dead.registers(cpu)).iter().flat_map(Registers::each).collect(),
+            code: panic.as_ref().and_then(|trace| code(dead, trace)),
             panic,
             hung,
             cpus,
@@ -202,15 +202,35 @@ fn trace(dead: &Dead<'_>, cpu: u32) -> Option<Trace> {
     Some(Trace { task, cpu: Some(cpu), stack })
 }
 
-/// The task of `INFO: task NAME:PID blocked for more than 120 seconds.`
-fn hung(dead: &Dead<'_>, line: &str, tasks: &[Task]) -> Option<Trace> {
-    let (_, rest) = line.split_once("INFO: task ")?;
-    let (task, _) = rest.split_once(" blocked for more than")?;
-    let (_, pid) = task.rsplit_once(':')?;
-    let pid: i64 = pid.parse().ok()?;
-    let task = tasks.iter().find(|task| task.pid == pid)?.clone();
-    let stack = dead.known("the stack of the hung task", dead.stack(task.at))?;
-    Some(Trace { task, cpu: None, stack })
+/// The code where it went wrong, if something was interrupted there, else where the CPU was.
+fn code(dead: &Dead<'_>, trace: &Trace) -> Option<Code> {
+    let kernel = || trace.stack.frames.iter().filter(|frame| !frame.user);
+    let wrong = kernel().find(|f| f.exact && !f.function().is_some_and(stack::is_machinery));
+    let at = wrong.or(kernel().next())?.ip;
+    dead.known("the code", dead.code(at))
+}
+
+/// The task that a panic for hung tasks is about.
+pub fn hung_task(dead: &Dead<'_>) -> Option<Trace> {
+    let (log, message) = Log::of(dead);
+    let evidence = Evidence::of(log.lines.iter().map(String::as_str));
+    hung(dead, &message?, &evidence, &dead.tasks())
+}
+
+/// The task of the last `INFO: task NAME:PID blocked for more than 120 seconds.`
+fn hung(dead: &Dead<'_>, message: &str, evidence: &Evidence, tasks: &[Task]) -> Option<Trace> {
+    if !message.contains("hung_task") {
+        return None;
+    }
+    evidence.stuck.iter().rev().find_map(|line| {
+        let (_, rest) = line.split_once("INFO: task ")?;
+        let (task, _) = rest.split_once(" blocked for more than")?;
+        let (_, pid) = task.rsplit_once(':')?;
+        let pid: i64 = pid.parse().ok()?;
+        let task = tasks.iter().find(|task| task.pid == pid)?.clone();
+        let stack = dead.known("the stack of the hung task", dead.stack(task.at))?;
+        Some(Trace { task, cpu: None, stack })
+    })
 }
 
 fn processes(tasks: &[Task]) -> Vec<Process> {

@@ -91,6 +91,14 @@ const MACHINERY: &[&str] = &[
     "__list_del_entry_valid_or_report",
 ];
 
+/// Where a kernel that gives up comes from whatever went wrong: what it did since, if nobody took over, is not the cause.
+const GIVES_UP: &[&str] = &["panic", "vpanic", "crash_kexec", "oops_end", "die", "arm64_notify_die"];
+
+/// Whether a function is on the stacks of most crashes.
+pub fn is_machinery(function: &str) -> bool {
+    MACHINERY.contains(&function)
+}
+
 /// How a timer found that a CPU was stuck: what was interrupted is below.
 const WATCHDOG: &[&str] = &[
     "watchdog_timer_fn",
@@ -248,7 +256,8 @@ pub fn telling<'s>(calls: &[Call<'s>], of: Of) -> Vec<Call<'s>> {
         let rest = calls.get(from..).unwrap_or_default();
         from.saturating_add(rest.iter().position(|call| !is(list, call)).unwrap_or(rest.len()))
     };
-    let mut start = skip(if of == Of::Waiting { WAITING } else { MACHINERY }, 0);
+    let gave_up = calls.iter().position(|call| is(GIVES_UP, call)).filter(|_| of != Of::Waiting);
+    let mut start = skip(if of == Of::Waiting { WAITING } else { MACHINERY }, gave_up.unwrap_or(0));
     let found = calls.get(start).is_some_and(|call| is(FINDS, call));
     if of == Of::Stuck || (found && of == Of::Dead) {
         start = skip(WATCHDOG, start);
@@ -300,6 +309,11 @@ pub(super) mod tests {
             ("panic", Of::Dead, ""),
             ("", Of::Waiting, ""),
             ("panic __hrtimer_run_queues asm_sysvec_apic_timer_interrupt m:spin", Of::Stuck, "spin"),
+            (
+                "call_on_irq_stack el1_interrupt el1h_64_irq __delay panic sysrq_handle_crash __handle_sysrq",
+                Of::Dead,
+                "sysrq_handle_crash __handle_sysrq",
+            ),
         ];
         for (names, of, wanted) in cases {
             let told: Vec<&str> = telling(&named(names), of).iter().map(|c| c.function).collect();

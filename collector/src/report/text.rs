@@ -2,7 +2,7 @@
 
 use super::memory::Memory;
 use super::{Report, Trace};
-use crate::triage::stack::{End, Stack};
+use crate::triage::stack::{Code, End, How, Stack};
 use crate::utc;
 use std::fmt::Write;
 
@@ -12,8 +12,9 @@ pub const MAX: usize = 60_000;
 const WIDTH: usize = 100;
 /// Bytes that the log has at least, however much there is of the rest.
 const LOG: usize = 24_000;
-/// Processes, blocked groups, mounts and CPUs that are shown.
+/// Processes with their figures, others, blocked groups, mounts and CPUs that are shown.
 const PROCESSES: usize = 15;
+const OTHERS: usize = 150;
 const GROUPS: usize = 12;
 const MOUNTS: usize = 30;
 const CPUS: usize = 16;
@@ -75,6 +76,7 @@ pub fn text(report: &Report) -> String {
         page.head("the task that died");
         whole(&mut page, trace);
         registers(&mut page, report);
+        code(&mut page, report);
     }
     if let Some(trace) = &report.hung {
         page.head("the task that was hung");
@@ -187,14 +189,39 @@ fn stack(page: &mut Page, stack: &Stack, most: usize) {
         page.line(&format!("  #{number:<3} {frame}"));
     }
     more(page, stack.frames.len(), most, "frames");
+    let how = |how| stack.frames.iter().take(most).any(|frame| frame.how == how);
+    if how(How::CallVerified) {
+        page.line("  ~ no table tells of the function above it, but this is what called it");
+    }
+    if how(How::Guess) {
+        page.line("  ? looks like a return address, and may be an old one");
+    }
     if let End::Broken(why) = &stack.end {
         page.sentence("  the rest is not known: ", 4, why);
     }
 }
 
+/// What was executed, as an oops shows it and as instructions.
+fn code(page: &mut Page, report: &Report) {
+    let Some(Code { at, bytes, instructions }) = &report.code else { return };
+    page.sentence("  code", 6, bytes);
+    for line in instructions {
+        let arrow = if line.current { "=>" } else { "  " };
+        let offset = line.offset.map(|offset| format!("+{offset:#x}")).unwrap_or_default();
+        page.line(&format!("  {arrow} {:016x} {offset:<8} {}", line.at, line.text));
+    }
+    if instructions.is_empty() {
+        page.line(&format!("  at {at:#x}"));
+    }
+}
+
 fn registers(page: &mut Page, report: &Report) {
     for four in report.registers.chunks(4) {
-        let one = |(name, value): &(&str, u64)| format!("{name:>8} {value:016x}");
+        let one = |(name, value): &(&str, u64)| {
+            // Eight letters would leave no space before them.
+            let name = if *name == "orig_rax" { "orig_ax" } else { name };
+            format!("{name:>8} {value:016x}")
+        };
         page.line(&four.iter().map(one).collect::<Vec<_>>().join(""));
     }
 }
@@ -243,6 +270,9 @@ fn memory(page: &mut Page, memory: &Memory) {
     page.head("memory");
     for remark in &memory.remarks {
         page.sentence(&format!("{} ", remark.mark), 4, &remark.text);
+    }
+    if memory.remarks.is_empty() && !memory.zones.is_empty() {
+        page.line("no figure is near a limit");
     }
     let total = memory.total.unwrap_or(0);
     let rows = [
@@ -299,6 +329,16 @@ fn memory(page: &mut Page, memory: &Memory) {
             ));
         }
     }
+    if !memory.nodes.is_empty() {
+        page.line("");
+        page.line("node    managed KiB        free KiB   anonymous KiB       files KiB        slab KiB");
+        for node in &memory.nodes {
+            page.line(&format!(
+                "{:>4} {:>14} {:>15} {:>15} {:>15} {:>15}",
+                node.node, node.managed, node.free, node.anonymous, node.files, node.slab
+            ));
+        }
+    }
     if !memory.slabs.is_empty() {
         page.line("");
         page.line("slab cache                            KiB       objects    bytes each");
@@ -326,7 +366,13 @@ fn processes(page: &mut Page, report: &Report) {
             process.name
         ));
     }
-    more(page, report.processes.len(), PROCESSES, "processes");
+    // The others by name, with what each did.
+    let rest = report.processes.iter().skip(PROCESSES).take(OTHERS);
+    let rest: Vec<String> = rest.map(|p| format!("{} {} {}", p.pid, p.name, p.state)).collect();
+    if !rest.is_empty() {
+        page.sentence("others:", 4, &rest.join(", "));
+    }
+    more(page, report.processes.len(), PROCESSES + OTHERS, "processes");
 }
 
 /// File systems that store nothing, and are everywhere.

@@ -30,6 +30,8 @@ pub enum Kind {
     InitEnded,
     /// The root file system was not there.
     NoRoot,
+    /// Nothing: the kernel runs.
+    Running,
     /// None of these.
     Unknown,
 }
@@ -48,6 +50,7 @@ impl Kind {
             Self::HungStorage => "hung-storage",
             Self::InitEnded => "init-ended",
             Self::NoRoot => "no-root",
+            Self::Running => "running",
             Self::Unknown => "unknown",
         }
     }
@@ -102,6 +105,8 @@ pub struct Facts<'f> {
     pub foreign: &'f [String],
     /// Bits of the taint flags.
     pub taint: u64,
+    /// The kernel runs.
+    pub live: bool,
 }
 
 /// A machine check was reported (TAINT_MACHINE_CHECK).
@@ -213,7 +218,9 @@ impl Verdict {
         if kind == Kind::Hung && on_storage(facts, calls, &mut evidence) {
             kind = Kind::HungStorage;
         }
-        if kind == Kind::Unknown && message.is_empty() {
+        if facts.live {
+            kind = Kind::Running;
+        } else if kind == Kind::Unknown && message.is_empty() {
             evidence.push("the log has no panic and no oops".to_owned());
         }
         let first = told.first().copied();
@@ -252,6 +259,7 @@ impl Verdict {
             }
             Kind::InitEnded => format!("the first process ended{by}"),
             Kind::NoRoot => "the root file system was not there".to_owned(),
+            Kind::Running => "none: this kernel runs".to_owned(),
             Kind::Unknown => {
                 format!("unknown: {}", if message.is_empty() { "the log does not say" } else { message })
             }
@@ -429,6 +437,7 @@ mod tests {
                 circles: &[],
                 foreign: &foreign,
                 taint: 0,
+                live: false,
             });
             assert_eq!(verdict.kind, kind, "{message}: {verdict:?}");
             assert!(verdict.line.contains(line), "{message}: {}", verdict.line);
@@ -454,7 +463,10 @@ mod tests {
             circles: &[],
             foreign: &[],
             taint: TAINT_MACHINE_CHECK,
+            live: false,
         };
+        let runs = Verdict::of(&Facts { message: "", live: true, ..facts });
+        assert_eq!((runs.kind, runs.line.as_str()), (Kind::Running, "none: this kernel runs"));
         let verdict = Verdict::of(&facts);
         assert_eq!(verdict.kind, Kind::SoftwareBug);
         assert!(verdict.evidence.iter().any(|e| e.contains("hardware had reported")), "{verdict:?}");

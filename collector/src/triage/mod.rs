@@ -69,6 +69,8 @@ pub struct About<'a> {
     pub page: u64,
     /// Descriptors of the NT_PRSTATUS notes, in their order.
     pub prstatus: Vec<&'a [u8]>,
+    /// The kernel runs.
+    pub live: bool,
 }
 
 impl<'a> About<'a> {
@@ -79,6 +81,7 @@ impl<'a> About<'a> {
             machine: vmcore.machine(),
             page: vmcore.page_size().bytes(),
             prstatus: vmcore.prstatus(),
+            live: vmcore.is_live(),
         }
     }
 }
@@ -150,6 +153,11 @@ impl<'a> Dead<'a> {
     /// ELF machine of the kernel.
     pub fn machine(&self) -> u16 {
         self.about.machine
+    }
+
+    /// Whether it runs: then what is read may change meanwhile, and nobody knows the registers of its CPUs.
+    pub fn is_live(&self) -> bool {
+        self.about.live
     }
 
     /// Bytes of a page.

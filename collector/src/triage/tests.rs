@@ -219,7 +219,10 @@ fn kernel(renumbered: bool) -> (Flat, VmcoreInfo) {
 
 fn ask<T>(memory: &Flat, info: &VmcoreInfo, step: impl FnOnce(&Dead<'_>) -> T) -> T {
     let pages = Pages::new(memory, Budget::new(Some(Duration::from_secs(2))));
-    step(&Dead::open(&pages, About { info, machine: EM_X86_64, page: 4096, prstatus: Vec::new() }))
+    step(&Dead::open(
+        &pages,
+        About { info, machine: EM_X86_64, page: 4096, prstatus: Vec::new(), live: false },
+    ))
 }
 
 #[test]

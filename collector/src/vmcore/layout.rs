@@ -24,6 +24,8 @@ pub const PT_LOAD: u32 = 1;
 pub const PT_NOTE: u32 = 4;
 /// `n_type` of a CPU's registers, with the name `CORE`.
 pub const NT_PRSTATUS: u32 = 1;
+/// Note of /proc/kcore alone: a copy of the `task_struct` of whoever reads it.
+pub const NT_TASKSTRUCT: u32 = 4;
 
 /// `e_machine` of 64-bit PowerPC, either byte order.
 pub const EM_PPC64: u16 = 21;

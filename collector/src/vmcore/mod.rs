@@ -374,13 +374,23 @@ impl<'a> Vmcore<'a> {
     pub fn notes(&self) -> &[u8] {
         &self.notes
     }
-    /// Descriptors of the NT_PRSTATUS notes, in their order.
+    /// Descriptors of the NT_PRSTATUS notes, in their order. Those of /proc/kcore are nobody's registers, and left out.
     pub fn prstatus(&self) -> Vec<&[u8]> {
+        if self.is_live() {
+            return Vec::new();
+        }
+        self.notes_of_core(layout::NT_PRSTATUS).filter_map(|desc| self.notes.get(desc)).collect()
+    }
+    /// Whether it is /proc/kcore: the kernel runs, and what is read of it changes.
+    pub fn is_live(&self) -> bool {
+        self.notes_of_core(layout::NT_TASKSTRUCT).next().is_some()
+    }
+    fn notes_of_core(&self, kind: u32) -> impl Iterator<Item = Range<usize>> + '_ {
         let notes = notes::Notes::new(&self.notes, self.endian).filter_map(Result::ok);
-        let own = notes.filter(|note| {
-            note.kind == layout::NT_PRSTATUS && self.notes.get(note.name.clone()) == Some(b"CORE")
+        let own = notes.filter(move |note| {
+            note.kind == kind && self.notes.get(note.name.clone()) == Some(b"CORE".as_slice())
         });
-        own.filter_map(|note| self.notes.get(note.desc)).collect()
+        own.map(|note| note.desc)
     }
     /// Where VMCOREINFO's text lies within [`Vmcore::notes`]; empty without one.
     pub fn vmcoreinfo_range(&self) -> Range<usize> {

@@ -107,13 +107,21 @@ fn dump_of(cli: &Cli, files: &[PathBuf], root: &Root, live: bool) -> anyhow::Res
     let Some(words) = words(files) else {
         return files.first().cloned().context("no file is named");
     };
-    let entry = one(List::read(settings(cli, root).as_ref(), root, live)?, &words)?;
+    let list = List::read(settings(cli, root).as_ref(), root, live)?;
+    if words.is_empty() && list.entries.is_empty() && live {
+        eprintln!("vmcorectl: no crash is known: this is the running kernel ({RUNNING})");
+        return Ok(PathBuf::from(RUNNING));
+    }
+    let entry = one(list, &words)?;
     let file = entry.record.file.as_ref().context("of this crash there is no dump")?;
     if !entry.present {
         bail!("{} is gone", file.display());
     }
     Ok(root.path(file))
 }
+
+/// The memory of the kernel that runs, as a vmcore.
+const RUNNING: &str = "/proc/kcore";
 
 fn info(cli: &Cli, files: &[PathBuf], json: bool, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
     let Some(words) = words(files) else {

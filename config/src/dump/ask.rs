@@ -5,6 +5,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 use collector::engine::Engine;
 use collector::kernel::btf::{Kind, TypeId};
+use collector::report::{Trace, hung_task};
 use collector::triage::stack::{Code, End, Stack};
 use collector::triage::{Dead, Registers, Task, taint_letters, taint_meanings};
 use serde::Serialize;
@@ -25,7 +26,8 @@ const MAX_LINES: usize = 4096;
 /// Which dump, and how to answer.
 #[derive(Args, Clone, Debug)]
 pub struct Source {
-    /// A dump of any kind, or what `list` matches [default: the last crash]
+    /// A dump of any kind, what `list` matches, or /proc/kcore, the running kernel [default: the last crash, or else the
+    /// running kernel]
     #[arg(long, short, value_name = "FILE|MATCH")]
     pub dump: Option<PathBuf>,
     /// As JSON
@@ -144,6 +146,8 @@ struct Traced {
     stack: Result<Stack, String>,
     registers: Option<Registers>,
     code: Option<Code>,
+    /// It is the task that a panic for hung tasks is about.
+    hung: bool,
 }
 
 fn bt(
@@ -171,7 +175,11 @@ fn bt(
             // Where somebody called the code that stops a CPU there is nothing to be seen in it.
             let code = registers.as_ref().filter(|r| !r.is_user()).and_then(|r| dead.code(r.ip()).ok());
             let stack = dead.stack_of_cpu(cpu).map_err(|e| e.to_string());
-            traced.push(Traced { task, stack, registers, code });
+            traced.push(Traced { task, stack, registers, code, hung: false });
+        }
+        // Who found it is not who hung.
+        if let Some(Trace { task, stack, .. }) = hung_task(dead) {
+            traced.push(Traced { task, stack: Ok(stack), registers: None, code: None, hung: true });
         }
     } else {
         let tasks = dead.tasks();
@@ -182,7 +190,7 @@ fn bt(
             if pids.contains(&task.pid) || (blocked && task.state.is_blocked()) {
                 let registers = if task.running { dead.registers(task.cpu) } else { None };
                 let stack = dead.stack(task.at).map_err(|e| e.to_string());
-                traced.push(Traced { task, stack, registers, code: None });
+                traced.push(Traced { task, stack, registers, code: None, hung: false });
             }
         }
     }
@@ -196,6 +204,7 @@ fn bt(
                     .map(|r| r.each().map(|(name, value)| (name, format!("{value:#x}"))).collect::<Vec<_>>());
                 json!({
                     "task": t.task,
+                    "hung": t.hung,
                     "panicked": t.task.running && panic == Some(t.task.cpu),
                     "stack": t.stack.as_ref().ok(),
                     "error": t.stack.as_ref().err(),
@@ -216,8 +225,12 @@ fn bt(
 }
 
 fn show(traced: &Traced, panic: Option<u32>, out: &mut dyn Write) -> io::Result<()> {
-    let Traced { task, stack, registers, code } = traced;
-    let died = if task.running && panic == Some(task.cpu) { ", where the kernel died" } else { "" };
+    let Traced { task, stack, registers, code, hung } = traced;
+    let died = match panic {
+        Some(cpu) if task.running && cpu == task.cpu => ", where the kernel died",
+        _ if *hung => ", which was hung",
+        _ => "",
+    };
     let state = task.state.letters();
     writeln!(out, "PID {}  {:?}  {state}  CPU {}{died}  task {:#x}", task.pid, task.comm, task.cpu, task.at)?;
     match stack {

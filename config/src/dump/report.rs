@@ -12,7 +12,8 @@ use std::time::Duration;
 pub enum ReportCommand {
     /// Say what happened: verdict, stacks, memory, log; no debuginfo is needed
     Triage {
-        /// A dump of any kind, or what `list` matches [default: the last crash]
+        /// A dump of any kind, what `list` matches, or /proc/kcore, the running kernel [default: the last crash, or else
+        /// the running kernel]
         #[arg(value_name = "FILE|MATCH")]
         dump: Option<PathBuf>,
         /// As JSON

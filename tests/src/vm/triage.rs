@@ -173,6 +173,20 @@ pub const INTERRUPT: Death = Death {
     cause: "interrupt",
 };
 
+/// The same questions while it still runs. Nothing has crashed yet: without a name of a dump it is /proc/kcore that is asked.
+const LIVE: &str = "
+section live-pids sh -c 'for d in /proc/[0-9]*; do echo ${d#/proc/}; done'
+section live-ps vmcorectl ps
+section live-meminfo cat /proc/meminfo
+section live-mem vmcorectl mem /proc/kcore
+section live-bt vmcorectl bt 2
+section live-kallsyms grep -w panic /proc/kallsyms
+section live-sym vmcorectl sym panic
+section live-dmesg sh -c 'dmesg | tail -n 3'
+section live-log sh -c 'vmcorectl log /proc/kcore | tail -n 3'
+section live-triage sh -c 'vmcorectl triage | head -n 3'
+";
+
 /// Signatures that were seen: which kernel, of which cause.
 static SIGNATURES: Mutex<Vec<(Series, &str, String)>> = Mutex::new(Vec::new());
 
@@ -195,6 +209,9 @@ pub fn dies(bench: &Bench<'_>, series: Series, death: &Death) -> Result<()> {
         browsed(bench, &dump.dir.join("vmcore"), &crashed.dir)?;
         same(bench, &dump.dir.join("vmcore.raw"), &text, &written)?;
         fs::remove_file(dump.dir.join("vmcore.raw"))?;
+    }
+    if death.name == SYSRQ.name {
+        live(&crashed)?;
     }
     let report: Value = serde_json::from_str(&written)?;
     verdict(death, &report).with_context(|| format!("{}:\n{text}", dump.dir.display()))?;
@@ -267,6 +284,11 @@ fn verdict(death: &Death, report: &Value) -> Result<()> {
     ensure!(verdict["module"].as_str() == death.module, "module {}", verdict["module"]);
     if death.name == CPU1.name {
         ensure!(report["panic"]["cpu"] == 1, "CPU {}", report["panic"]["cpu"]);
+    }
+    // An oops has the code that it died in, and so has what was interrupted.
+    if death.module.is_some() && ![HUNG.name, STACK.name].contains(&death.name) {
+        let lines = report["code"]["instructions"].as_array().map_or(0, Vec::len);
+        ensure!(lines >= 4, "code {}", report["code"]);
     }
     if death.name == HUNG.name {
         let circle = &report["waiting"]["circles"][0];
@@ -400,6 +422,56 @@ fn memory(crashed: &Crashed, death: &Death, report: &Value) -> Result<()> {
     Ok(())
 }
 
+/// The kernel that ran said the same of itself.
+fn live(crashed: &Crashed) -> Result<()> {
+    let said = |name: &str| -> Result<String> {
+        let (text, status) =
+            crashed.run.console.section(name).with_context(|| format!("no section {name}"))?;
+        ensure!(status == 0, "{name} ended with {status}:\n{text}");
+        Ok(text)
+    };
+    // Of each a first number in its lines; a program that is shown may have ended meanwhile: the one that shows them.
+    let (pids, ps) = (said("live-pids")?, said("live-ps")?);
+    let known: Vec<&str> =
+        ps.lines().filter_map(|l| l.trim_start_matches('>').split_whitespace().next()).collect();
+    let missing: Vec<&str> = pids.lines().map(str::trim).filter(|pid| !known.contains(pid)).collect();
+    ensure!(pids.lines().count() > 40 && missing.len() <= 1, "ps has not {missing:?}:\n{ps}");
+    let (meminfo, mem) = (said("live-meminfo")?, said("live-mem")?);
+    let number = |text: &str, name: &str| -> Result<u64> {
+        let after = text.split_once(name).map(|(_, rest)| rest);
+        let value = after.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        value.with_context(|| format!("no {name} in:\n{text}"))
+    };
+    let total = number(&meminfo, "MemTotal:")?;
+    for (theirs, ours) in [
+        ("MemTotal:", "total "),
+        ("MemFree:", "free "),
+        ("AnonPages:", "anonymous "),
+        ("Shmem:", "shared "),
+        ("Slab:", "slab "),
+    ] {
+        let (was, is) = (number(&meminfo, theirs)?, number(&mem, ours)?);
+        // What asks takes some memory itself.
+        ensure!(is.abs_diff(was) <= total / 50, "{ours} is {is} KiB, {theirs} was {was} KiB:\n{mem}");
+    }
+    let bt = said("live-bt")?;
+    ensure!(bt.contains("kthreadd+") && bt.contains("ret_from_fork"), "the stack of kthreadd:\n{bt}");
+    let (theirs, ours) = (said("live-kallsyms")?, said("live-sym")?);
+    let address = theirs.split_whitespace().next().context("no panic in /proc/kallsyms")?.to_owned();
+    ensure!(ours.contains(&address), "panic is at {address}, not:\n{ours}");
+    let (theirs, ours) = (said("live-dmesg")?, said("live-log")?);
+    for line in theirs.lines().filter(|line| line.starts_with('[')) {
+        ensure!(ours.lines().any(|l| l.trim_end() == line.trim_end()), "the log has no {line:?}:\n{ours}");
+    }
+    let triage = said("live-triage")?;
+    ensure!(triage.contains("none: this kernel runs"), "{triage}");
+    println!(
+        "   the running kernel says the same of itself: {} processes, {total} KiB of memory",
+        known.len()
+    );
+    Ok(())
+}
+
 /// Crashes a guest.
 fn crash(bench: &Bench<'_>, series: Series, death: &Death, raw: bool) -> Result<Crashed> {
     let mut crash = Crash::new(bench, &format!("triage-{}-{}", death.name, series.name()), series)?;
@@ -411,6 +483,9 @@ fn crash(bench: &Bench<'_>, series: Series, death: &Death, raw: bool) -> Result<
     }
     crash.before = FILL.to_owned();
     crash.after = death.prepare.to_owned();
+    if death.name == SYSRQ.name {
+        crash.before.push_str(LIVE);
+    }
     crash.trigger = format!("section meminfo cat /proc/meminfo\n{}", death.trigger);
     crash.sign = death.sign;
     crash.files = vec![(bench.crasher(series)?.to_owned(), "/crasher.ko".to_owned())];

@@ -54,7 +54,7 @@ impl Index {
     fn see(&mut self, types: &Blob<'_>, id: TypeId, ty: &Type) {
         match ty.kind {
             Kind::Struct | Kind::Union | Kind::Typedef if ty.name != 0 => {
-                self.composites.push((ty.name, id.0))
+                self.composites.push((ty.name, id.0));
             }
             Kind::Enum | Kind::Enum64 => {
                 for name in types::enumerator_names(types, ty) {

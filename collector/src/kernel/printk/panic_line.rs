@@ -90,7 +90,9 @@ impl PanicLine {
         self.now = time;
         let line = String::from_utf8_lossy(line.get(..MAX).unwrap_or(line));
         let line = line.trim();
-        if let Some(at) = line.find(PANIC) {
+        if line.starts_with("---[ end Kernel panic") {
+            // Said again when nobody took over: what was said first is the same, and whole.
+        } else if let Some(at) = line.find(PANIC) {
             let line = line.get(at..).unwrap_or(line).to_owned();
             let open = recent(self.open.take(), time, FAR);
             self.panic = Some((line, open.or_else(|| recent(self.ended.take(), time, FAR))));

@@ -1,6 +1,6 @@
 //! The kernel's counters of pages: global, and each CPU's differences.
 
-use super::zones::{self, Zone};
+use super::zones::{self, Node, Zone};
 use crate::triage::{Dead, Known, Unknown};
 
 /// No kernel has so many counters in one array.
@@ -13,6 +13,8 @@ pub(super) struct Counters {
     node: Vec<i64>,
     /// Zones with memory.
     pub zones: Vec<Zone>,
+    /// Nodes with memory.
+    pub nodes: Vec<Node>,
 }
 
 impl Counters {
@@ -21,11 +23,23 @@ impl Counters {
         let mut node =
             array(dead, dead.symbol("vm_node_stat")?, dead.elements_of("pglist_data", "vm_stat")?.count)?;
         let free = number(dead, "NR_FREE_PAGES")?;
-        let mut zones = Vec::new();
+        let kib = dead.page_size() / 1024;
+        let (mut zones, mut nodes) = (Vec::new(), Vec::new());
         for pgdat in zones::nodes(dead)? {
+            let mut own = array(dead, dead.place(pgdat, "pglist_data", "vm_stat")?, node.len() as u64)?;
+            let mut diff = vec![0; node.len()];
             if let Ok(stats) = dead.get(pgdat, "pglist_data", "per_cpu_nodestats") {
-                add(dead, stats, "per_cpu_nodestat", "vm_node_stat_diff", &mut node)?;
+                add(dead, stats, "per_cpu_nodestat", "vm_node_stat_diff", &mut diff)?;
             }
+            for ((to, own), more) in node.iter_mut().zip(&mut own).zip(&diff) {
+                *to = to.saturating_add(*more);
+                *own = own.saturating_add(*more);
+            }
+            let of = |name| pick(dead, &own, name).unwrap_or(0).saturating_mul(kib);
+            let before = zones.len();
+            let id = u32::try_from(dead.get(pgdat, "pglist_data", "node_id")?).unwrap_or(0);
+            let (files, anonymous) = (of("NR_FILE_PAGES"), of("NR_ANON_MAPPED"));
+            let slab = of("NR_SLAB_RECLAIMABLE_B").saturating_add(of("NR_SLAB_UNRECLAIMABLE_B"));
             for at in zones::of_node(dead, pgdat)? {
                 let mut own = array(dead, dead.place(at, "zone", "vm_stat")?, zone.len() as u64)?;
                 let mut diff = vec![0; zone.len()];
@@ -46,9 +60,12 @@ impl Counters {
                 let free = own.get(free).copied().unwrap_or(0);
                 zones.push(zones::read(dead, pgdat, at, u64::try_from(free).unwrap_or(0))?);
             }
+            let sum = |of: fn(&Zone) -> u64| zones.iter().skip(before).map(of).fold(0, u64::saturating_add);
+            let (managed, free) = (sum(|zone| zone.managed), sum(|zone| zone.free));
+            nodes.push(Node { node: id, managed, free, files, anonymous, slab });
         }
-        zones.retain(|zone| zone.managed > 0);
-        Ok(Self { zone, node, zones })
+        zones.retain(|zone: &Zone| zone.managed > 0);
+        Ok(Self { zone, node, zones, nodes })
     }
 
     /// A counter of zones, pages. Below 0 is 0.

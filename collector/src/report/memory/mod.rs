@@ -10,7 +10,7 @@ mod zones;
 
 pub use slab::Cache;
 pub use watch::{Mark, Remark};
-pub use zones::Zone;
+pub use zones::{Node, Zone};
 
 use crate::triage::{Dead, Known};
 use counters::Counters;
@@ -82,6 +82,8 @@ pub struct Memory {
     pub huge_pages: Vec<HugePages>,
     /// Zones with memory, node by node.
     pub zones: Vec<Zone>,
+    /// Nodes.
+    pub nodes: Vec<Node>,
     /// The largest slab caches, largest first.
     pub slabs: Vec<Cache>,
     /// What is wrong, the worst first.
@@ -133,6 +135,7 @@ impl Memory {
                 .and_then(|at| pages(dead.known("num_poisoned_pages", dead.u64(at)))),
             huge_pages: dead.known("huge pages", huge_pages(dead)).unwrap_or_default(),
             zones: counters.zones.clone(),
+            nodes: counters.nodes.clone(),
             slabs: Vec::new(),
             remarks: Vec::new(),
         };

@@ -24,6 +24,23 @@ pub struct Zone {
     pub high: u64,
 }
 
+/// A node, in KiB.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Node {
+    /// Its number.
+    pub node: u32,
+    /// Memory that the allocator has.
+    pub managed: u64,
+    /// Free.
+    pub free: u64,
+    /// Page cache.
+    pub files: u64,
+    /// Anonymous memory of programs.
+    pub anonymous: u64,
+    /// Slabs.
+    pub slab: u64,
+}
+
 /// No kernel has more nodes (CONFIG_NODES_SHIFT of 10).
 const MAX_NODES: u64 = 1024;
 

@@ -31,7 +31,7 @@ pub enum How {
     Orc,
     /// By the frame pointer.
     FramePointer,
-    /// No table tells, but what lies on the stack was put there by a call of exactly the function above.
+    /// No table tells, but what lies on the stack was put there by a call of exactly the function above: shown with `~`.
     CallVerified,
     /// It lies on the stack and looks as if a call had put it there. It may be from an earlier time: shown with `?`.
     Guess,
@@ -68,7 +68,11 @@ impl Frame {
 
 impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if self.how == How::Guess { "? " } else { "" };
+        let mark = match self.how {
+            How::Guess => "? ",
+            How::CallVerified => "~ ",
+            How::Registers | How::Orc | How::FramePointer => "",
+        };
         match &self.spot {
             Some(spot) => write!(f, "{mark}{spot}"),
             None if self.user => write!(f, "user space {:#x}", self.ip),
@@ -182,9 +186,11 @@ impl Dead<'_> {
     pub fn stack_of_cpu(&self, cpu: u32) -> Known<Stack> {
         let task = self.current(cpu)?;
         let registers = self.registers(cpu).ok_or_else(|| {
-            Unknown::Missing(format!(
-                "the dump has no registers of CPU {cpu}: it did not stop, or was not asked to"
-            ))
+            Unknown::Missing(if self.is_live() {
+                format!("CPU {cpu} runs it")
+            } else {
+                format!("the dump has no registers of CPU {cpu}: it did not stop, or was not asked to")
+            })
         })?;
         self.walk(task, Cursor::at(registers, How::Registers))
     }
