@@ -224,6 +224,14 @@ pub fn seeds(target: &str, bases: &[(String, Vec<u8>)]) -> Result<Vec<(String, V
                 }
             }
         }
+        "report" => {
+            for which in [0, 1] {
+                add(&format!("{which}"), &[&[which]]);
+                for page in 0..12 {
+                    add(&format!("{which}-{page}"), &[&[which, page, 1, 0, 7], &[0xff; 8]]);
+                }
+            }
+        }
         "rules" => {
             let text = "# secrets\n[vmlinux]\nerase saved_command_line:char* size 256\nerase cred.uid nullify\n\
                 for task in init_task:task_struct.tasks within task_struct:tasks\n  erase task.comm\nendfor\n\

@@ -221,4 +221,6 @@ pub(crate) fn hex<S: serde::Serializer>(at: &u64, serializer: S) -> Result<S::Ok
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@
 //!
 //! Raw bytes rarely get past the first check of a machine of megabytes. Targets that go deep take a *base*, a whole file of a
 //! synthetic machine, and read the input as *patches* of it: `base` the files and the patches · `exercise` what is done with a
-//! vmcore · the other modules one group of targets each.
+//! vmcore · `parts` and `sample` the small kernel of the collector's own tests · the other modules one group of targets each.
 
 pub mod base;
 mod codecs;
@@ -16,9 +16,23 @@ mod exercise;
 mod machine;
 mod options;
 mod raw;
+mod report;
 mod symbols;
 
+/// What the collector's unit tests make kernels of, by the names that it has there.
+mod kernel {
+    pub(crate) use crate::parts as testing;
+    pub(crate) use collector::kernel::printk;
+}
+#[path = "../../../collector/src/kernel/testing.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod parts;
+#[path = "../../../collector/src/triage/testing.rs"]
+mod sample;
+
 pub use base::{Base, Bases};
+use collector::kernel::printk;
+use collector::{addr, vmcore};
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +59,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "encode", max_len: 16 << 10, run: codecs::encode },
     Target { name: "btf", max_len: 4 << 10, run: symbols::btf },
     Target { name: "kallsyms", max_len: 8 << 10, run: symbols::kallsyms },
+    Target { name: "report", max_len: 256, run: report::report },
     Target { name: "rules", max_len: 1 << 10, run: symbols::rules },
     Target { name: "raw", max_len: 16 << 10, run: raw::raw },
     Target { name: "options", max_len: 512, run: options::options },
