@@ -329,10 +329,15 @@ impl<'a> Engine<'a> {
         scan: Duration,
         write: Duration,
     ) -> Result<DumpReport, EngineError> {
-        let (written, failure) = match outcome {
+        let (mut written, failure) = match outcome {
             Ok(written) => (written, None),
             Err(SinkFailure { source, written }) => (written, Some(source)),
         };
+        // The machine had them, and nobody will read them any more.
+        let cut_off = self.vmcore.cut_off();
+        let pages = cut_off.unwrap_or(0);
+        written.account.present = written.account.present.saturating_add(pages);
+        written.account.unreadable = written.account.unreadable.saturating_add(pages);
         if self.vmcore.source().is_torn() {
             self.problems.push(
                 Code::VMCORE_UNREADABLE,
@@ -354,7 +359,10 @@ impl<'a> Engine<'a> {
             page_size: self.vmcore.page_size().bytes(),
             scan_ms: u64::try_from(scan.as_millis()).unwrap_or(u64::MAX),
             write_ms: u64::try_from(write.as_millis()).unwrap_or(u64::MAX),
-            complete: failure.is_none() && written.complete() && !self.vmcore.source().is_torn(),
+            complete: failure.is_none()
+                && written.complete()
+                && cut_off.is_none()
+                && !self.vmcore.source().is_torn(),
         };
         match failure {
             None => Ok(report),
@@ -452,6 +460,7 @@ fn about<'v>(
         erased: &[],
         excluded_vmemmap: selection.account.vmemmap > 0
             || vmcore.image().is_some_and(|image| image.excluded_vmemmap),
+        cut_off: vmcore.cut_off().is_some(),
         part: None,
     }
 }

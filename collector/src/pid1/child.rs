@@ -219,6 +219,21 @@ mod tests {
 
     const BRISK: Bounds = Bounds { total: Duration::from_millis(400), stall: Duration::MAX, badness: 0 };
 
+    /// Whether the test `name` has a process without other threads, as PID 1 has: of a process with others a fork copies
+    /// the locks they hold, that of the panic hook among them. If it has not, it is run in such a one here.
+    fn alone(name: &str) -> bool {
+        const ALONE: &str = "VMCORED_TEST_ALONE";
+        if std::env::var_os(ALONE).is_some() {
+            return true;
+        }
+        let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", "--nocapture", "--test-threads=1", name]).env(ALONE, "1");
+        let ran = program.output().unwrap();
+        let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success() && out.contains("1 passed"), "{out}{err}");
+        false
+    }
+
     fn nap(ms: u64) {
         std::thread::sleep(Duration::from_millis(ms));
     }
@@ -240,6 +255,10 @@ mod tests {
     /// Everything a child can do, and how PID 1 sees it.
     #[test]
     fn endings() {
+        if !alone("pid1::child::tests::endings") {
+            return;
+        }
+        let patient = Bounds { total: Duration::from_secs(60), ..BRISK };
         let ignore_term = || {
             let set = nix::sys::signal::SigSet::from(Signal::SIGTERM);
             set.thread_block().unwrap();
@@ -255,7 +274,7 @@ mod tests {
                 "is killed",
                 Box::new(|_| {
                     kill(nix::unistd::getpid(), Signal::SIGKILL).unwrap();
-                    nap(10_000);
+                    nap(100_000);
                     Ok(())
                 }),
                 Ending::Signal(9),
@@ -291,9 +310,11 @@ mod tests {
             ),
         ];
         for (name, work, expected) in cases {
+            // Who ends by itself has the time it takes on a busy machine.
+            let bounds = if matches!(expected, Ending::Deadline { .. }) { BRISK } else { patient };
             let start = Instant::now();
-            let (mut ended, _) = run_quietly(BRISK, work);
-            assert!(start.elapsed() < Duration::from_secs(5), "{name} took {:?}", start.elapsed());
+            let (mut ended, _) = run_quietly(bounds, work);
+            assert!(start.elapsed() < Duration::from_secs(30), "{name} took {:?}", start.elapsed());
             if let Ending::Deadline { after, .. } = &mut ended.ending {
                 assert!(*after >= BRISK.total, "{name}: {after:?}");
                 *after = Duration::ZERO;

@@ -97,6 +97,7 @@ pub struct Vmcore<'a> {
     segments: Vec<Segment>,
     backing: Backing<'a>,
     end: Pfn,
+    cut_off: Option<u64>,
     notes: Vec<u8>,
     vmcoreinfo: Range<usize>,
     cpus: usize,
@@ -209,10 +210,22 @@ impl<'a> Vmcore<'a> {
         let page = page_size(&info, vmcoreinfo.is_some(), headers.machine, problems)?;
         let limit = end_limit(&info, page);
         let mut segments = Vec::with_capacity(headers.loads.len());
+        let mut promised = Vec::with_capacity(headers.loads.len());
         for load in &headers.loads {
-            segments.extend(segment(load, source.size(), limit, page, problems));
+            let Some(segment) = segment(load, source.size(), limit, page, problems) else { continue };
+            promised.push(Segment { file_len: load.filesz, ..segment });
+            segments.push(segment);
         }
         let extents = extents::Extents::new(&segments);
+        let whole = segments.iter().zip(&promised).all(|(is, was)| is.file_len == was.file_len);
+        let cut_off = (!whole).then(|| {
+            let pages = |extents: &extents::Extents| {
+                let lengths =
+                    extents.page_runs(page).into_iter().map(|(from, to)| to.get().saturating_sub(from.get()));
+                lengths.fold(0, u64::saturating_add)
+            };
+            pages(&extents::Extents::new(&promised)).saturating_sub(pages(&extents))
+        });
         let end = segments
             .iter()
             .filter_map(|s| s.start.checked_add(s.mem_len))
@@ -230,6 +243,7 @@ impl<'a> Vmcore<'a> {
             segments,
             backing: Backing::Extents(extents),
             end,
+            cut_off,
             notes: notes.bytes,
             vmcoreinfo: vmcoreinfo.unwrap_or(0..0),
             cpus: notes.cpus,
@@ -277,6 +291,7 @@ impl<'a> Vmcore<'a> {
             page: image.page,
             segments,
             end: *end,
+            cut_off: None,
             backing: Backing::Image(image, runs),
             notes: notes.bytes,
             vmcoreinfo: notes.vmcoreinfo.unwrap_or(0..0),
@@ -301,6 +316,7 @@ impl<'a> Vmcore<'a> {
             segments: self.segments.clone(),
             backing: self.backing.clone(),
             end: self.end,
+            cut_off: self.cut_off,
             notes: self.notes.clone(),
             vmcoreinfo: self.vmcoreinfo.clone(),
             cpus: self.cpus,
@@ -407,6 +423,11 @@ impl<'a> Vmcore<'a> {
     /// One past the last pfn of any segment.
     pub fn end_pfn(&self) -> Pfn {
         self.end
+    }
+    /// Of a file that was cut off, the pages that its headers promise behind its end; none of them is in
+    /// [`Vmcore::present_runs`].
+    pub fn cut_off(&self) -> Option<u64> {
+        self.cut_off
     }
     /// Runs of pages of which the file holds at least a byte, or which the machine had before an earlier filter left some
     /// out ([`Vmcore::image`]): half-open, ascending, apart from each other.

@@ -108,7 +108,7 @@ fn a_file_that_was_cut_short_gives_what_it_has() {
     let mut problems = Problems::new();
     let vmcore = open(&cut, &mut problems).unwrap();
     assert_eq!(codes(&problems), [Code::SEGMENT_MALFORMED]);
-    assert_eq!(vmcore.end_pfn().get(), 9);
+    assert_eq!((vmcore.end_pfn().get(), vmcore.cut_off()), (9, Some(2)));
     assert_eq!(vmcore.present_runs(), [(Pfn::new(1), Pfn::new(7))]);
     let mut page = [1; 4096];
     vmcore.read_page(Pfn::new(6), &mut page).unwrap();

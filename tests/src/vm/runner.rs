@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// How many tests did what.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Tally {
     /// Tests that passed.
     pub passed: u64,
@@ -25,6 +25,8 @@ pub struct Tally {
     pub failed: u64,
     /// Tests that did not run, and said so.
     pub skipped: u64,
+    /// Names of those that failed, where they are known.
+    pub names: Vec<String>,
 }
 
 impl Tally {
@@ -33,6 +35,7 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.names.extend(other.names);
     }
 }
 
@@ -151,6 +154,7 @@ pub fn run(bench: &Bench<'_>, scenarios: &[&Scenario], at_once: usize) -> Tally 
                 }
                 Err(why) => {
                     tally.failed += 1;
+                    tally.names.push(scenario.name.to_owned());
                     println!("vm {} ... FAILED ({took:.1} s)\n{why:#}\n", scenario.name);
                 }
             }

@@ -67,7 +67,7 @@ pub fn unit(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo test` and adds up what its programs say. A run that ends badly without a failed test (it does not
+/// Runs `cargo test`, adds up what its programs say, and names the tests that failed. A run that ends badly without a failed test (it does not
 /// compile, it was killed) is an error.
 pub fn tests(arguments: &[String]) -> Result<Tally> {
     // Images are planned for real kernels, too.
@@ -85,10 +85,16 @@ pub fn tests(arguments: &[String]) -> Result<Tally> {
         if let Some(one) = result_line(&line) {
             tally.add(one);
         }
+        tally.names.extend(failed_test(&line).map(str::to_owned));
     }
     let status = child.wait()?;
     ensure!(status.success() || tally.failed > 0, "cargo test ended with {status}");
     Ok(tally)
+}
+
+/// `test addr::tests::one ... FAILED`
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
 
 /// `test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s`
@@ -97,7 +103,12 @@ fn result_line(line: &str) -> Option<Tally> {
     let count = |what: &str| {
         rest.split([';', '.']).find_map(|part| part.trim().strip_suffix(what)?.trim().parse().ok())
     };
-    Some(Tally { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
+    Some(Tally {
+        passed: count("passed")?,
+        failed: count("failed")?,
+        skipped: count("ignored")?,
+        names: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -107,8 +118,10 @@ mod tests {
     #[test]
     fn counts_are_read_from_cargo() {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.01s";
-        assert_eq!(result_line(line), Some(Tally { passed: 12, failed: 3, skipped: 1 }));
+        assert_eq!(result_line(line), Some(Tally { passed: 12, failed: 3, skipped: 1, names: Vec::new() }));
         assert_eq!(result_line("test addr::tests::one ... ok"), None);
+        assert_eq!(failed_test("test addr::tests::one ... ok"), None);
+        assert_eq!(failed_test("test addr::tests::one ... FAILED"), Some("addr::tests::one"));
         assert_eq!(result_line("test result: garbled"), None);
     }
 }

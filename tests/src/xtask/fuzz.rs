@@ -156,7 +156,12 @@ impl Place {
                         };
                         println!("fuzz {:<12} ... {text}", target.name);
                         let mut tally = tally.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                        *(if good { &mut tally.passed } else { &mut tally.failed }) += 1;
+                        if good {
+                            tally.passed += 1;
+                        } else {
+                            tally.failed += 1;
+                            tally.names.push(target.name.to_owned());
+                        }
                     }
                 });
             }

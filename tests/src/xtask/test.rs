@@ -46,7 +46,7 @@ fn timed(complaints: &mut Vec<String>, name: &str, part: impl FnOnce() -> Result
     });
     println!("== {name}: {tally} ({:.1} s)", start.elapsed().as_secs_f64());
     if tally.failed > 0 && complaints.last().is_none_or(|last| !last.starts_with(name)) {
-        complaints.push(format!("{name} FAILED: {tally}"));
+        complaints.push(format!("{name} FAILED: {tally}: {}", tally.names.join(", ")));
     }
     tally
 }

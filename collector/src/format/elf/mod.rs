@@ -76,7 +76,8 @@ pub fn write(
         failed: Mutex::default(),
         stop: AtomicBool::new(false),
     };
-    let outcome = run(job, &shared, total).and_then(|()| end_with(&shared, &head, end, sink));
+    let cut_off = vmcore.cut_off().is_some();
+    let outcome = run(job, &shared, total).and_then(|()| end_with(&shared, &head, end, cut_off, sink));
     account.unreadable = shared.count_lost();
     let reached = shared.count_reached();
     account.kept = reached.saturating_sub(account.unreadable);
@@ -131,12 +132,18 @@ fn run(job: &Job<'_>, shared: &Shared<'_, '_>, total: u64) -> io::Result<()> {
 }
 
 /// What a source lacks at the very end would leave the file short; and the header says that all is there.
-fn end_with(shared: &Shared<'_, '_>, head: &Head, end: u64, sink: &dyn DumpSink) -> io::Result<()> {
+fn end_with(
+    shared: &Shared<'_, '_>,
+    head: &Head,
+    end: u64,
+    cut_off: bool,
+    sink: &dyn DumpSink,
+) -> io::Result<()> {
     if shared.end.load(Ordering::Relaxed) < end {
         sink.write_at(FileOffset::new(end - 1), &[0])?;
         shared.end.store(end, Ordering::Relaxed);
     }
-    let lost = !shared.lost.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+    let lost = cut_off || !shared.lost.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
     if sink.is_stream() && !lost {
         return Ok(());
     }

@@ -52,6 +52,8 @@ pub struct About<'a> {
     pub erased: &'a [u8],
     /// A part of mem_map was left out, now or before: crash warns its users.
     pub excluded_vmemmap: bool,
+    /// Pages are missing already, for the vmcore was cut off.
+    pub cut_off: bool,
     /// Of a split dump: the pages that this file is to hold, half-open.
     pub part: Option<(Pfn, Pfn)>,
 }
@@ -164,7 +166,7 @@ fn end_with(
     sink: &dyn DumpSink,
 ) -> io::Result<()> {
     shared.place.finish()?;
-    let lost = shared.account.lock().unwrap_or_else(PoisonError::into_inner).unreadable > 0;
+    let lost = about.cut_off || shared.account.lock().unwrap_or_else(PoisonError::into_inner).unreadable > 0;
     if sink.is_stream() && !lost {
         return Ok(());
     }

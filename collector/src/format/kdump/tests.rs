@@ -24,6 +24,7 @@ fn about() -> About<'static> {
         vmcoreinfo: 11..25,
         erased: &[],
         excluded_vmemmap: false,
+        cut_off: false,
         part: None,
     }
 }
