@@ -13,6 +13,7 @@ pub mod explain;
 pub mod names;
 mod route;
 mod stack;
+mod teamd;
 mod way;
 
 pub use way::{LinkShown, Way, find};

@@ -1,5 +1,6 @@
 //! From the link that packets leave by down to hardware.
 
+use super::teamd::{self, Team};
 use super::{NetworkError, View};
 use collector::net::kinds;
 use collector::net::link::{ETHERNET, LOOPBACK, LinkState};
@@ -215,19 +216,14 @@ impl Walker<'_> {
         }
     }
 
-    /// A team becomes a bond that does the same. How it runs only the daemon that runs it knows, which writes it down.
+    /// A team becomes a bond that does the same.
     fn team(&mut self, state: &LinkState, depth: usize) -> Result<LinkKind, NetworkError> {
-        let config = [format!("/run/teamd/{}.conf", state.name), format!("/etc/teamd/{}.conf", state.name)];
-        let mut text = None;
-        for path in &config {
-            text = text.or(self.root.read(path)?);
-        }
-        let runner = text.as_deref().and_then(runner_of);
         let advice = "only the runners activebackup, loadbalance, roundrobin, broadcast and lacp can be made as a bond; use a bond";
-        let Some(runner) = runner else {
+        let Some(Team { runner, min_ports }) = teamd::team(&state.name, self.root)? else {
+            let files = teamd::files(&state.name).join(" or ");
             return Err(self.unsupported(
                 state,
-                format!("a team whose configuration is not in {}", config.join(" or ")),
+                format!("a team whose daemon does not answer, and whose configuration is not in {files}"),
                 advice,
             ));
         };
@@ -241,8 +237,9 @@ impl Walker<'_> {
         };
         self.ports(state, depth, "a team")?;
         self.warnings.push(format!("team {} (runner {runner}) is made as a bond of mode {mode}", state.name));
-        // Layers 3 and 4, as a team hashes.
-        Ok(LinkKind::Bond(Bond { xmit_hash_policy: 1, lacp_rate: 1, ..Bond::new(mode) }))
+        let min_links = if mode == BondMode::Ad { min_ports } else { 0 };
+        // Layers 3 and 4, as a team hashes; fast, so that it soon stands.
+        Ok(LinkKind::Bond(Bond { xmit_hash_policy: 1, lacp_rate: 1, min_links, ..Bond::new(mode) }))
     }
 
     fn refusal(&self, state: &LinkState, kind: &str) -> NetworkError {
@@ -286,13 +283,6 @@ impl Walker<'_> {
         };
         self.unsupported(state, what, advice)
     }
-}
-
-/// `runner.name` of teamd's configuration, which is JSON.
-fn runner_of(text: &str) -> Option<String> {
-    let config: serde_json::Value = serde_json::from_str(text).ok()?;
-    let name = config.get("runner")?.get("name")?.as_str()?;
-    name.bytes().all(|b| b.is_ascii_alphanumeric()).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -468,7 +458,7 @@ mod tests {
             (link(2, "odd", None), "without hardware"),
             (inside, "another network namespace"),
             (bridge(2, "virbr0", false), "in a guest or container"),
-            (link(2, "team0", Some("team")), "a team whose configuration"),
+            (link(2, "team0", Some("team")), "a team whose daemon does not answer, and whose configuration"),
         ] {
             let error = walk(&view(vec![state], Vec::new()), 2, TO, &root).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("10.0.0.9"), "{why}: {error}");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Tools of the distribution with the libraries they need, for a guest.
-fn tools(names: &[&str]) -> Result<Vec<(PathBuf, String)>> {
+pub(super) fn tools(names: &[&str]) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for name in names {
         let program =

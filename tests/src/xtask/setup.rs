@@ -85,6 +85,7 @@ const NEEDS: &[Need] = &[
     Need { program: "lvm", package: "lvm2", why: "makes the guests' logical volumes", from: For::Test },
     Need { program: "dmsetup", package: "dmsetup", why: "makes their disks fail", from: For::Test },
     Need { program: "mdadm", package: "mdadm", why: "makes their mirrors", from: For::Test },
+    Need { program: "teamd", package: "libteam-utils", why: "makes their teams of NICs", from: For::Test },
     Need { program: "btrfs", package: "btrfs-progs", why: "makes their subvolumes", from: For::Test },
     Need { program: "lz4", package: "lz4", why: "restores ELF dumps that we compressed", from: For::Test },
     Need { program: "zstd", package: "zstd", why: "unpacks images, to compare with", from: For::Test },
