@@ -5,7 +5,7 @@ use super::command::{find, output, tool};
 use anyhow::{Context, Result, bail, ensure};
 use collector::plan::ssh::SshTarget;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
@@ -128,6 +128,31 @@ impl Sshd {
             known_hosts: shown("known_hosts"),
             options: Vec::new(),
         }
+    }
+
+    /// Seconds of CPU of the server and of all sessions that have ended.
+    pub fn cpu(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // pid (name) state …; utime, stime, cutime and cstime are the 14th to the 17th.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks: Vec<u32> =
+            fields.split_whitespace().skip(11).take(4).map(str::parse).collect::<Result<_, _>>()?;
+        let second = sysconf(SysconfVar::CLK_TCK)?.context("no CLK_TCK")?;
+        Ok(f64::from(ticks.iter().sum::<u32>()) / f64::from(i32::try_from(second)?))
+    }
+
+    /// Waits until no session is left.
+    pub fn rest(&self) -> Result<()> {
+        let start = Instant::now();
+        while !self.sessions()?.is_empty() {
+            ensure!(
+                start.elapsed() < Duration::from_secs(60),
+                "a session of sshd does not end: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// The processes of its sessions, the eldest first.

@@ -71,13 +71,25 @@ fn theirs(peer: &Peer, arguments: &[&str], core: &Path, target: &SshTarget, out:
     bash
 }
 
+/// A run, with the CPU time of the server's side counted too.
+fn both_ends(server: &Sshd, command: &Command) -> Result<Ran> {
+    server.rest()?;
+    let before = server.cpu()?;
+    let mut ran = run(command)?;
+    server.rest()?;
+    ran.took.cpu += server.cpu()? - before;
+    Ok(ran)
+}
+
 /// The table.
 pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize, threads: usize) -> Result<()> {
     if let Some(what) = missing() {
         bail!("{what} is missing");
     }
     let ours = example()?;
-    let server = Sshd::start(&Nature::default())?;
+    // What the user's shell has to set up is not what is measured: bash passes it over below another shell.
+    let nature = Nature { settings: "SetEnv SHLVL=1".to_owned(), ..Nature::default() };
+    let server = Sshd::start(&nature)?;
     let scratch = tempfile::Builder::new().prefix("vmcored-bench-ssh-").tempdir_in(out)?;
     let mut target = server.target(scratch.path());
     target.options = ciphers()?;
@@ -95,14 +107,16 @@ pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize, threads: usize) 
         "theirs: `{}`\n",
         command::shown(&theirs(peer, &["-z", "-d", "31"], core, &target, Path::new("FILE")))
     );
-    println!("The ratio is the median of those of each pair of runs.\n");
-    println!("| -d | codec | ours s | theirs s | ratio | ours MiB | theirs MiB | ours MB/s |");
-    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!("Ratios are the medians of those of each pair of runs. CPU: of all processes on both ends.\n");
+    println!(
+        "| -d | codec | ours s | theirs s | ratio | ours CPU s | theirs CPU s | ratio | ours MiB | theirs MiB | ours MB/s |"
+    );
+    println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let threads = threads.to_string();
     for (level, codec, option) in ROWS {
         let needs = if codec == SHIPPED { "lzo" } else { codec };
         if !peer.codecs.iter().any(|c| c == needs) {
-            println!("| {level} | {codec} | - | - | - | - | - | - |");
+            println!("| {level} | {codec} | - | - | - | - | - | - | - | - | - |");
             continue;
         }
         let (mut our, mut their): (Vec<Ran>, Vec<Ran>) = (Vec::new(), Vec::new());
@@ -111,26 +125,35 @@ pub fn table(peer: &Peer, core: &Path, out: &Path, runs: usize, threads: usize) 
         for _ in 0..runs {
             let mut command = Command::new(&ours);
             command.arg(&file).arg(core).args([level, &compression, &threads]);
-            our.push(run(&command)?);
+            our.push(both_ends(&server, &command)?);
             let written = scratch.path().join("bench");
             our_bytes = fs::metadata(written.join("vmcore")).context("what ours wrote")?.len();
             fs::remove_dir_all(&written)?;
             let written = scratch.path().join("theirs");
-            their.push(run(&theirs(peer, &[option, "-d", level], core, &target, &written))?);
+            let command = theirs(peer, &[option, "-d", level], core, &target, &written);
+            their.push(both_ends(&server, &command)?);
             their_bytes = fs::metadata(&written).context("what theirs wrote")?.len();
             fs::remove_file(&written)?;
         }
         ensure!(our_bytes > 0 && their_bytes > 0, "an empty dump");
-        let wall = |ran: &[Ran]| median(ran.iter().map(|r| r.took.wall).collect());
-        let ratios = our.iter().zip(&their).map(|(our, their)| their.took.wall / our.took.wall);
-        let ratio = median(ratios.collect());
-        let (our, their) = (wall(&our), wall(&their));
+        let of = |ran: &[Ran], what: fn(&Ran) -> f64| median(ran.iter().map(what).collect());
+        let compared = |what: fn(&Ran) -> f64| {
+            let ratios = our.iter().zip(&their).map(|(our, their)| what(their) / what(our));
+            (of(&our, what), of(&their, what), median(ratios.collect()))
+        };
+        let (wall, cpu) = (compared(|r| r.took.wall), compared(|r| r.took.cpu));
         let megabytes = f64::from(u32::try_from(our_bytes / 1000)?) / 1000.0;
         println!(
-            "| {level} | {codec} | {our:.2} | {their:.2} | {ratio:.1}x | {} | {} | {:.0} |",
+            "| {level} | {codec} | {:.2} | {:.2} | {:.1}x | {:.2} | {:.2} | {:.1}x | {} | {} | {:.0} |",
+            wall.0,
+            wall.1,
+            wall.2,
+            cpu.0,
+            cpu.1,
+            cpu.2,
             our_bytes >> 20,
             their_bytes >> 20,
-            megabytes / our
+            megabytes / wall.0
         );
     }
     println!();
