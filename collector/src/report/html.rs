@@ -16,6 +16,7 @@ details{margin:.4rem 0}summary{cursor:pointer;font-weight:600}
 #key i{display:inline-block;width:.8rem;height:.8rem;margin-right:.35rem;vertical-align:-.05rem}
 .bad{color:#b3261e;font-weight:600}.near{color:#8a5a00;font-weight:600}
 input{font:inherit;width:24rem;max-width:100%;padding:.25rem .5rem}mark{background:#ffe08a}
+meter{width:24rem;max-width:100%}
 @media(prefers-color-scheme:dark){body{background:#14191f;color:#dfe6ee}pre{background:#1d252e}#map{background:#2a343f}}";
 
 /// Shows the lines of the log that have what is typed. `document.title` tells a test that it ran.
@@ -73,8 +74,8 @@ fn parts(memory: &Memory) -> Vec<(&'static str, &'static str, u64)> {
     parts
 }
 
-/// The whole page.
-pub fn html(report: &Report) -> String {
+/// The whole page. `held`: bytes of memory that the dump has, and that the machine had.
+pub fn html(report: &Report, held: Option<(u64, u64)>) -> String {
     let mut page = String::new();
     let verdict = &report.verdict;
     let host = &report.kernel.nodename;
@@ -93,6 +94,15 @@ pub fn html(report: &Report) -> String {
     }
     let _ = write!(page, "</ul><p>signature <code>{}</code></p>", escaped(&verdict.signature));
     map(&mut page, &report.memory);
+    if let Some((kept, all @ 1..)) = held {
+        let _ = write!(
+            page,
+            "<p id=\"kept\"><meter max=\"{all}\" value=\"{kept}\"></meter> the dump has {} of {} MiB: {} % of all pages</p>",
+            kept >> 20,
+            all >> 20,
+            u128::from(kept) * 100 / u128::from(all)
+        );
+    }
     let shown = text::text(report);
     for section in shown.split("\n== ").skip(1) {
         let (title, body) = section.split_once('\n').unwrap_or((section, ""));

@@ -129,7 +129,7 @@ fn ten_thousand_spoilt_kernels_end_in_time() {
                 "{said}"
             );
             assert_eq!(said.contains("== not known"), !report.unknown.is_empty(), "{said}");
-            let _ = (report.json(), html::html(&report));
+            let _ = (report.json(), html::html(&report, None));
             unknown += report.unknown.len() as u64;
         });
         assert!(one.elapsed() < Duration::from_secs(5), "run {run} took {:?}", one.elapsed());

@@ -437,6 +437,22 @@ impl<'a> Vmcore<'a> {
             Backing::Image(_, runs) => runs.clone(),
         }
     }
+    /// Bytes of memory that the file has, and that the machine had: less of the first where a filter left pages out.
+    pub fn held(&self) -> (u64, u64) {
+        let pages = |runs: &mut dyn Iterator<Item = (Pfn, Pfn)>| {
+            let pages =
+                runs.map(|(start, end)| end.get().saturating_sub(start.get())).fold(0, u64::saturating_add);
+            pages.saturating_mul(self.page.bytes())
+        };
+        let Backing::Image(image, runs) = &self.backing else {
+            // What an ELF file does not hold of a segment was left out.
+            let mut all: Vec<Segment> = self.segments.clone();
+            all.iter_mut().for_each(|segment| segment.file_len = segment.mem_len);
+            let all = extents::Extents::new(&all).page_runs(self.page);
+            return (pages(&mut self.present_runs().into_iter()), pages(&mut all.into_iter()));
+        };
+        (pages(&mut image.dumped.runs()), pages(&mut runs.iter().copied()))
+    }
     /// Where `at` lies in the file, and how many bytes follow it in one piece (at least 1).
     fn find(&self, at: PhysAddr) -> Option<(FileOffset, u64)> {
         match &self.backing {

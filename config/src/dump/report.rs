@@ -76,10 +76,11 @@ pub fn triage(file: &Path, shape: Shape) -> Result<String, String> {
     let mut engine = Engine::open(input.source()).map_err(|e| chain(&e))?;
     let kernel = engine.kernel();
     let report = engine.triage(LIMIT, |dead| Report::of(dead, kernel));
+    let held = engine.vmcore().held();
     Ok(match shape {
         Shape::Text => text::text(&report),
         Shape::Json => report.json() + "\n",
-        Shape::Html => html::html(&report),
+        Shape::Html => html::html(&report, Some(held)),
         Shape::Memory => text::memory_text(&report.memory),
     })
 }

@@ -1,9 +1,10 @@
-//! Tasks and their stacks: ours, which needs nothing but the dump, beside drgn's with DWARF.
+//! Tasks and their stacks: ours, which needs nothing but the dump, beside drgn's and crash's with DWARF.
 
 use crate::lab::oracle::{Drgn, Thread};
 use anyhow::{Context, Result, ensure};
 use collector::engine::Engine;
 use collector::input::Input;
+use collector::report::Report;
 use collector::triage::Task;
 use collector::triage::stack::{End, How, Stack};
 use std::path::Path;
@@ -80,6 +81,99 @@ fn same_stack(ours: &Stack, theirs: &Thread) -> Result<()> {
     Ok(())
 }
 
+/// Asserts that what ran on each CPU was called by the functions that crash's `bt -a` names. crash shows how an NMI stopped a CPU,
+/// which its registers have no part of, and on kernels with ORC some functions twice.
+pub fn crash_agrees(said: &str, dump: &Path) -> Result<()> {
+    let theirs = of_crash(said);
+    ensure!(theirs.len() > 1, "crash shows {} stacks:\n{said}", theirs.len());
+    let input = Input::open(&[dump])?;
+    let mut engine = Engine::open(input.source())?;
+    let ours = engine.triage(Duration::from_secs(60), |dead| {
+        let cpus = dead.online_cpus().unwrap_or_default().iter();
+        cpus.map(|cpu| dead.stack_of_cpu(*cpu).map(|stack| (*cpu, stack))).collect::<Result<Vec<_>, _>>()
+    });
+    for (cpu, stack) in ours.map_err(|why| anyhow::anyhow!("{why}"))? {
+        let (_, names) = theirs.iter().find(|(of, _)| *of == cpu).context("crash misses a CPU")?;
+        ensure!(stack.functions() == *names, "CPU {cpu}:\n{}crash: {names:?}", shown(&stack));
+    }
+    println!("   {}: the stacks of {} CPUs are as crash has them", dump.display(), theirs.len());
+    Ok(())
+}
+
+/// Asserts that the report of a dump has the stack of the task that died as the kernel itself wrote it into its log, from who
+/// called `panic` on: there is no other word on what a foreign machine did. What it did after that is not in its log.
+pub fn log_agrees(dump: &Path) -> Result<()> {
+    let input = Input::open(&[dump])?;
+    let mut engine = Engine::open(input.source())?;
+    let kernel = engine.kernel();
+    let report = engine.triage(Duration::from_secs(60), |dead| Report::of(dead, kernel));
+    ensure!(report.unknown.is_empty(), "not known of {}: {:?}", dump.display(), report.unknown);
+    let texts = report.log.lines.iter().filter_map(|line| Some(line.split_once("] ")?.1));
+    let trace =
+        texts.skip_while(|text| *text != "Call trace:").skip(1).take_while(|text| text.starts_with(' '));
+    let theirs: Vec<&str> = trace.filter_map(|line| line.trim().split(['+', '.']).next()).collect();
+    let panic = report.panic.as_ref().context("nobody died")?;
+    let ours = panic.stack.functions();
+    let behind = |names: &[&str]| -> Option<Vec<String>> {
+        let at = names.iter().position(|name| *name == "panic")?;
+        Some(names[at + 1..].iter().map(|name| (*name).to_owned()).collect())
+    };
+    let (ours, theirs) =
+        (behind(&ours).context("no panic on the stack")?, behind(&theirs).context("no panic in the log")?);
+    ensure!(ours == theirs && ours.len() > 8, "{}log: {theirs:?}", shown(&panic.stack));
+    let verdict = &report.verdict;
+    ensure!(
+        verdict.line.contains("sysrq, by ") && verdict.function.as_deref() == Some("sysrq_handle_crash"),
+        "{verdict:?}"
+    );
+    println!("   {}: {} ({} frames as in its log)", dump.display(), verdict.line, ours.len());
+    Ok(())
+}
+
+/// Functions by CPU, the innermost first.
+fn of_crash(said: &str) -> Vec<(u32, Vec<&str>)> {
+    let mut stacks: Vec<(u32, Vec<&str>)> = Vec::new();
+    for line in said.lines() {
+        if let Some((_, rest)) = line.split_once("  CPU: ").filter(|_| line.starts_with("PID: ")) {
+            let cpu = rest.split_whitespace().next().and_then(|cpu| cpu.parse().ok());
+            stacks.extend(cpu.map(|cpu| (cpu, Vec::new())));
+        }
+        let Some((_, names)) = stacks.last_mut() else { continue };
+        if line.starts_with("--- <") {
+            names.clear();
+        } else if let Some((_, rest)) = line.trim_start().strip_prefix('#').and_then(|l| l.split_once("] ")) {
+            let name = rest.split([' ', '.']).next().unwrap_or_default();
+            // What jumps into the crash kernel comes after its registers were saved.
+            if name != "machine_kexec" && names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+    }
+    stacks
+}
+
 fn shown(stack: &Stack) -> String {
     stack.frames.iter().map(|f| format!("  {:#x} {f} {:?}\n", f.ip, f.how)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn stacks_of_crash_are_read() {
+        let said = "\
+PID: 1        TASK: ffff8d9341202100  CPU: 0    COMMAND: \"init\"
+ #0 [ffffd1df80013c38] machine_kexec at ffffffff8ca7754f
+ #1 [ffffd1df80013c90] __crash_kexec at ffffffff8cb74117
+ #9 [ffffd1df80013f00] do_syscall_64 at ffffffff8d443e1d
+#10 [ffffd1df80013f20] do_syscall_64 at ffffffff8d443e29
+    RIP: 000000000047b7a0  RSP: 00007fff94780cb8  RFLAGS: 00000202
+
+PID: 0        TASK: ffff8d934126a100  CPU: 1    COMMAND: \"swapper/1\"
+ #0 [fffffe0000048ea8] crash_nmi_callback at ffffffff8ca6b39c
+--- <NMI exception stack> ---
+ #4 [ffffd1df8009bed8] idle.cold at ffffffff8d4592eb
+";
+        let wanted = [(0, vec!["__crash_kexec", "do_syscall_64"]), (1, vec!["idle"])];
+        assert_eq!(super::of_crash(said), wanted);
+    }
 }

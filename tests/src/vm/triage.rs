@@ -288,6 +288,10 @@ fn browsed(bench: &Bench<'_>, dump: &Path, scratch: &Path) -> Result<()> {
         all.contains("software bug in crasher_null") && all.matches("<div style=\"flex:").count() > 5,
         "{all}"
     );
+    ensure!(
+        all.contains("id=\"kept\"") && all.contains("the dump has "),
+        "what was kept is not shown:\n{all}"
+    );
     let (every, found) = (lines(&all)?, lines(&some)?);
     ensure!(0 < found && found < every, "{found} of {every} lines of the log have \"crasher\"");
     ensure!(some.contains("<mark>crasher</mark>"), "what was searched for is not marked:\n{some}");
