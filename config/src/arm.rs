@@ -6,6 +6,7 @@ use crate::cmdline::{self, Cmdline, CmdlineError, Facts};
 use crate::crashkernel;
 use crate::harvest::boots::{Boot, Boots};
 use crate::kexec::{self, KexecError, KexecState};
+use crate::layout::Layout;
 use crate::resolve::{ResolveError, Resolved, resolve};
 use crate::settings::Settings;
 use crate::storage::crypt;
@@ -89,6 +90,9 @@ pub struct Loaded {
     pub time: u64,
     /// The boot that this is true for (/proc/sys/kernel/random/boot_id).
     pub boot_id: String,
+    /// What the kernel has described in it.
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// Everything that would be loaded, without having touched anything.
@@ -106,6 +110,8 @@ pub struct Prepared {
     pub facts: Facts,
     /// Bytes that a capture needs, roughly: [`crashkernel::need`].
     pub need: u64,
+    /// What the kernel would describe in it.
+    pub layout: Layout,
     /// What the user should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -136,7 +142,8 @@ pub fn prepare(settings: &Settings, root: &Root) -> Result<Prepared, ArmError> {
     let facts = Facts { ipv6, ..Facts::read(root, kexec.ranges.clone(), &resolved.kernel.release)? };
     let cmdline = cmdline::build(&facts, &settings.kernel, &image.id);
     let warnings = resolved.warnings.clone();
-    let mut prepared = Prepared { resolved, image, cmdline, kexec, facts, need: 0, warnings };
+    let layout = Layout::read(root)?;
+    let mut prepared = Prepared { resolved, image, cmdline, kexec, facts, need: 0, layout, warnings };
     let need = crashkernel::need::need(&prepared, root)?.total;
     prepared.need = need;
     // An estimate to warn by, not to refuse by.
@@ -170,6 +177,7 @@ impl Prepared {
         if old != self.cmdline.text {
             changed.push("command line");
         }
+        changed.extend(self.layout.differences(&loaded.layout));
         changed
     }
 }
@@ -196,6 +204,8 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
     let image_file = File::open(&path).map_err(file("open", &path))?;
     let keys = root.path(KEYS);
     crypt::hand_over(&prepared.resolved.keys, root).map_err(file("name volume keys in", &keys))?;
+    // Before: what comes while it is loaded is seen as a change afterwards.
+    let layout = Layout::read(root)?;
     kexec::load(&kernel_file, &image_file, &text, &kexec)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     remember(
@@ -207,6 +217,7 @@ pub fn arm(prepared: &Prepared, root: &Root, force: bool) -> Result<Outcome, Arm
             cmdline: prepared.cmdline.text.clone(),
             time,
             boot_id: boot_id(root)?,
+            layout,
         },
         root,
     )?;
@@ -255,11 +266,12 @@ pub fn arm_last(root: &Root) -> Result<Option<String>, ArmError> {
         File::open(&image).map_err(file("open", &image))?,
     );
     let text = std::ffi::CString::new(last.cmdline.as_str()).map_err(|_| CmdlineError::Nul)?;
+    let layout = Layout::read(root)?;
     kexec::load(&kernel, &image, &text, &kexec)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let id = last.image.clone();
     let boot_id = boot_id(root)?;
-    remember(&Loaded { time, boot_id: boot_id.clone(), ..last }, root)?;
+    remember(&Loaded { time, boot_id: boot_id.clone(), layout, ..last }, root)?;
     Boots::arm(Boot { id: boot_id, armed: time, clean: false, test: None, ..boot }, root)?;
     Ok(Some(id))
 }
@@ -446,6 +458,7 @@ mod tests {
             cmdline: "nr_cpus=1 vmcored.image=ab".into(),
             time: 7,
             boot_id: boot_id.into(),
+            layout: Layout::default(),
         }
     }
 

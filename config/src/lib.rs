@@ -42,6 +42,7 @@ pub mod import;
 pub mod kdump_conf;
 pub mod kernel_image;
 pub mod kexec;
+pub mod layout;
 pub mod load;
 pub mod mounts;
 pub mod network;

@@ -197,6 +197,7 @@ mod tests {
                 cmdline: String::new(),
                 time: 7,
                 boot_id: String::new(),
+                layout: crate::layout::Layout::default(),
             })
         };
         let none = KexecState { reserved: Some(0), loaded: false, ..good.clone() };

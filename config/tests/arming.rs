@@ -2,27 +2,13 @@
 
 mod machine;
 
-use config::arm::{self, Loaded, Prepared};
+use config::arm;
 use config::settings::Settings;
 use config::status::{self, Readiness};
 use initramfs::root::Root;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-
-fn remember(root: &Root, prepared: &Prepared) {
-    let loaded = Loaded {
-        image: prepared.image.id.clone(),
-        kernel: prepared.resolved.kernel.path.clone(),
-        kernel_sha256: prepared.resolved.kernel.sha256.clone(),
-        release: machine::RELEASE.into(),
-        cmdline: prepared.cmdline.text.clone(),
-        time: 1,
-        boot_id: "5f1c".into(),
-    };
-    machine::put(&root.path("/"), "run/vmcored/loaded.json", &serde_json::to_string(&loaded).unwrap());
-    machine::put(&root.path("/"), "sys/kernel/kexec_crash_loaded", "1\n");
-}
 
 #[test]
 fn what_is_loaded_goes_stale() {
@@ -33,13 +19,24 @@ fn what_is_loaded_goes_stale() {
     let prepared = arm::prepare(&settings, &root).unwrap();
     assert!(prepared.cmdline.text.ends_with(&format!("vmcored.image={}", prepared.image.id)));
     assert_eq!(arm::prepare(&settings, &root).unwrap().image.id, prepared.image.id, "reproducible");
-    remember(&root, &prepared);
+    machine::arm(dir.path(), &settings);
 
     let report = || status::report(Ok(&settings), &root).unwrap();
     assert_eq!((report().readiness, report().current), (Readiness::Ready, Some(true)), "{}", report());
 
     type Change = fn(&std::path::Path);
-    let changes: [(&str, Change, Change); 3] = [
+    let changes: [(&str, Change, Change); 4] = [
+        (
+            "(memory changed)",
+            |r| {
+                machine::put(
+                    r,
+                    "proc/iomem",
+                    "00100000-7fffffff : System RAM\n100000000-13fffffff : System RAM\n",
+                )
+            },
+            |r| machine::put(r, "proc/iomem", machine::IOMEM),
+        ),
         (
             "(image changed)",
             |r| machine::put(r, "proc/sys/kernel/hostname", "other\n"),

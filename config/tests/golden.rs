@@ -1,10 +1,11 @@
 //! `vmcorectl` against machines made of files: `cases/NN-name/{args, machine, root, expected}`.
 //!
 //! `args` are the command's arguments; `machine`, if there is one, changes the machine of `machine/mod.rs`; `root` is
-//! laid over it; `expected` is what comes out, on both streams, with the exit code. `BLESS=1` writes `expected` anew.
+//! laid over it; with an `armed`, its plan is loaded, and the lines of that file change the machine afterwards; `expected` is what comes out, on both streams, with the exit code. `BLESS=1` writes `expected` anew.
 
 mod machine;
 
+use initramfs::root::Root;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -27,6 +28,11 @@ fn check(case: &Path) -> Option<String> {
         change(&root, line);
     }
     overlay(&case.join("root"), &root);
+    if let Ok(after) = fs::read_to_string(case.join("armed")) {
+        let settings = config::load::load(&Root::new(&root)).unwrap().settings;
+        machine::arm(&root, &settings);
+        after.lines().for_each(|line| change(&root, line));
+    }
     let args = fs::read_to_string(case.join("args")).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_vmcorectl"))
         .arg("--root")
@@ -41,6 +47,7 @@ fn check(case: &Path) -> Option<String> {
         output.status.code().unwrap()
     )
     .replace(root.to_str().unwrap(), "ROOT");
+    let text: String = text.lines().map(|line| masked(line) + "\n").collect();
     let path = case.join("expected");
     if std::env::var_os("BLESS").is_some() {
         fs::write(&path, &text).unwrap();
@@ -48,6 +55,30 @@ fn check(case: &Path) -> Option<String> {
     let expected = fs::read_to_string(&path).unwrap_or_default();
     let name = case.file_name().unwrap().to_str().unwrap();
     (expected != text).then(|| format!("== {name}\n-- expected\n{expected}-- got\n{text}"))
+}
+
+/// A line without what is another on each machine and each day: hashes, free space, the time.
+fn masked(line: &str) -> String {
+    let clock = line.split_whitespace().nth(1) == Some("clock");
+    if let Some((name, _)) = line.split_once("_timestamp_seconds 1") {
+        return format!("{name}_timestamp_seconds N");
+    }
+    if line.trim_start().starts_with("\"found\": ") {
+        return "    \"found\": N".to_owned();
+    }
+    let word = |word: &str| {
+        let number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        if word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            "HASH".to_owned()
+        } else if clock && word.bytes().any(|byte| byte.is_ascii_digit()) {
+            "N".to_owned()
+        } else if number && line.contains(&format!(" {word} MiB free")) {
+            "N".to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 fn change(root: &Path, line: &str) {
@@ -71,6 +102,23 @@ fn change(root: &Path, line: &str) {
         ["kernel", release] => {
             let path = root.join("boot").join(format!("vmlinuz-{}", machine::RELEASE));
             fs::write(path, machine::kernel(release)).unwrap();
+        }
+        ["damage-image"] => {
+            let directory = root.join("var/lib/vmcored");
+            let image = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+            let image = image.filter(|path| path.extension().is_some_and(|end| end == "img")).next().unwrap();
+            fs::write(&image, "damaged").unwrap();
+        }
+        ["put", path, text @ ..] => machine::put(root, path, &format!("{}\n", text.join(" "))),
+        // Flags of the first pages of memory: so many of each word.
+        ["kpageflags", runs @ ..] => {
+            let mut flags = Vec::new();
+            for run in runs {
+                let (count, word) = run.split_once('x').unwrap();
+                let word = u64::from_str_radix(word, 16).unwrap().to_le_bytes();
+                flags.extend(word.repeat(count.parse().unwrap()));
+            }
+            fs::write(root.join("proc/kpageflags"), flags).unwrap();
         }
         _ => panic!("not understood: {line:?}"),
     }

@@ -12,6 +12,7 @@ use collector::progress::Silent;
 use collector::target::is_full;
 use collector::target::ssh::{Connection, FLAT, Patience, SshDirectory, SshError, Way};
 use config::target::ssh::SshSettings;
+use config::target::ssh::propagate::probe;
 use harness::{Bytes, Sink, dump_spec};
 use initramfs::image::Kind;
 use initramfs::root::Root;
@@ -358,4 +359,30 @@ fn a_directory_that_cannot_be_written_to_is_refused() {
     let (connection, way) = reach(&server, file.path(), PATIENCE);
     assert!(chain(&connection.create_directory(way, "h").unwrap_err()).contains("Not a directory"));
     connection.end();
+}
+
+#[test]
+fn check_writes_to_the_server_for_real() {
+    for nature in [Nature::default(), no_sftp()] {
+        let Some(server) = sshd(&nature) else { return };
+        let known = server.file("known");
+        let host_key = fs::read_to_string(server.file("host.pub")).unwrap();
+        fs::write(&known, format!("[127.0.0.1]:{} {host_key}", server.port())).unwrap();
+        let dumps = tempfile::tempdir().unwrap();
+        let base = dumps.path().join("dumps");
+        let settings = |path: &Path, key: &str| SshSettings {
+            address: format!("root@127.0.0.1:{}", server.port()).parse().unwrap(),
+            path: path.display().to_string(),
+            key: Some(server.file(key)),
+            known_hosts: Some(known.clone()),
+        };
+        let speed = probe(&settings(&base, "key")).unwrap_or_else(|e| panic!("{e:#}: {}", server.log()));
+        assert!(speed > 0.1, "{speed} MB/s");
+        assert_eq!(listing(&base), [""; 0], "the probe is gone");
+        // A directory that cannot be made, and a key that the server does not know, are told as what they are.
+        let wrong = probe(&settings(Path::new("/proc/nowhere"), "key")).unwrap_err();
+        assert!(format!("{wrong:#}").contains("/proc/nowhere"), "{wrong:#}");
+        let refused = probe(&settings(&base, "other")).unwrap_err();
+        assert!(format!("{refused:#}").contains("key"), "{refused:#}");
+    }
 }

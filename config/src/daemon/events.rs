@@ -4,7 +4,7 @@ use initramfs::root::Root;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -165,7 +165,6 @@ impl Events {
                 }
             }
         }
-        let _ = MsgFlags::empty();
         found.dedup();
         found
     }

@@ -11,12 +11,12 @@
 //! lies in files that are replaced whole, so that it may be killed at any moment.
 
 pub mod events;
-mod hotplug;
 pub mod supervisor;
 pub mod varlink;
 
 use crate::arm::{self, Outcome};
 use crate::kexec::KexecState;
+use crate::layout::kernel_follows;
 use crate::load;
 use crate::status::with_causes;
 use collector::plan::Target;
@@ -41,6 +41,9 @@ const LONGEST: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_secs(15);
 /// At the longest after this. Also how often it is looked whether anybody has unloaded the crash kernel.
 const REGULAR: Duration = Duration::from_secs(600);
+
+/// A plan takes seconds, with a slow resolver a minute. What takes longer than this hangs.
+const HUNG: Duration = Duration::from_secs(300);
 
 /// What the daemon knows; the keys of varlink's `status`.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -84,7 +87,19 @@ struct Due {
     first: Instant,
     last: Instant,
     because: String,
-    force: bool,
+}
+
+/// A plan that is being made.
+struct Working<'s> {
+    thread: ScopedJoinHandle<'s, Planned>,
+    since: Instant,
+}
+
+impl Working<'_> {
+    /// It waits for something that does not come: a disk or a server.
+    fn hangs(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) > HUNG
+    }
 }
 
 /// Runs until it is killed.
@@ -117,15 +132,18 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
     supervisor.ready(&said(&lock(&shared)));
     let (mut waker, woken) = UnixStream::pair()?;
     woken.set_nonblocking(true)?;
-    let mut due =
-        Some(Due { first: started, last: quiet_since(started), because: "start".to_owned(), force: false });
-    let mut working: Option<ScopedJoinHandle<'_, Planned>> = None;
+    let mut due = Some(Due { first: started, last: quiet_since(started), because: "start".to_owned() });
+    let mut working: Option<Working<'_>> = None;
     let mut retry = RETRY;
     let mut next = Instant::now() + REGULAR;
     let mut reach_network = true;
     loop {
-        supervisor.alive();
         let now = Instant::now();
+        // A plan that never ends keeps this machine as it was for ever: whoever watches us is to start us anew.
+        let hangs = working.as_ref().is_some_and(|working| working.hangs(now));
+        if !hangs {
+            supervisor.alive();
+        }
         let act_at = due.as_ref().map(|due| (due.last + QUIET).min(due.first + LONGEST));
         if working.is_none()
             && act_at.is_some_and(|at| at <= now)
@@ -133,15 +151,20 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
         {
             lock(&shared).because.clone_from(&act.because);
             let wake = waker.try_clone()?;
-            working = Some(scope.spawn(move || {
-                let planned = plan(root, act.force);
+            let thread = scope.spawn(move || {
+                let planned = plan(root);
                 // The loop is waiting for it; if it is gone, so are we.
                 drop((&wake).write_all(b"!"));
                 planned
-            }));
+            });
+            working = Some(Working { thread, since: now });
         }
-        let wait =
-            [act_at.filter(|_| working.is_none()), Some(next), supervisor.next()].into_iter().flatten().min();
+        let wait = [
+            act_at.filter(|_| working.is_none()),
+            Some(next).filter(|_| working.is_none()),
+            supervisor.next().filter(|_| !hangs),
+        ];
+        let wait = wait.into_iter().flatten().min();
         let wait = wait.map_or(REGULAR, |at| at.saturating_duration_since(now)) + Duration::from_millis(1);
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut waiting: Vec<PollFd<'_>> = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
@@ -158,7 +181,7 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
         for event in events.read(root) {
             let matters = match &event {
                 Event::Network => reach_network,
-                Event::Hotplug(what) => !hotplug::kernel_does_it(what, root),
+                Event::Hotplug(what) => !kernel_follows(what, root),
                 Event::File(_) | Event::Device(_) => true,
             };
             if !matters {
@@ -166,20 +189,16 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
             }
             lock(&shared).events += 1;
             let now = Instant::now();
-            let force = matches!(event, Event::Hotplug(_));
-            let entry =
-                due.get_or_insert_with(|| Due { first: now, last: now, because: event.to_string(), force });
-            entry.last = now;
-            entry.force |= force;
+            due.get_or_insert_with(|| Due { first: now, last: now, because: event.to_string() }).last = now;
         }
         if let Some(asked) = server.serve(&shared) {
             let now = Instant::now();
-            due.get_or_insert(Due { first: now, last: quiet_since(now), because: asked, force: false });
+            due.get_or_insert(Due { first: now, last: quiet_since(now), because: asked });
         }
-        if (planned || working.as_ref().is_some_and(ScopedJoinHandle::is_finished))
-            && let Some(thread) = working.take()
+        if (planned || working.as_ref().is_some_and(|working| working.thread.is_finished()))
+            && let Some(done) = working.take()
         {
-            let planned = thread.join().unwrap_or_else(|_| Planned {
+            let planned = done.thread.join().unwrap_or_else(|_| Planned {
                 result: Err("planning has panicked".to_owned()),
                 took: Duration::ZERO,
             });
@@ -206,12 +225,7 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
             if (unloaded || before.failure.is_some()) && due.is_none() {
                 let now = Instant::now();
                 let because = if unloaded { "the crash kernel was unloaded" } else { "another try" };
-                due = Some(Due {
-                    first: now,
-                    last: quiet_since(now),
-                    because: because.to_owned(),
-                    force: false,
-                });
+                due = Some(Due { first: now, last: quiet_since(now), because: because.to_owned() });
             }
         }
         waker.flush()?;
@@ -224,7 +238,7 @@ fn quiet_since(now: Instant) -> Instant {
 }
 
 /// Plans, builds, loads where the hash is another. True: something of the plan is reached by the network.
-fn plan(root: &Root, force: bool) -> Planned {
+fn plan(root: &Root) -> Planned {
     let start = Instant::now();
     let attempt = || {
         if arm::is_disarmed(root) {
@@ -237,7 +251,7 @@ fn plan(root: &Root, force: bool) -> Planned {
                 matches!(rung.to, Target::Ssh(_))
                     || matches!(&rung.to, Target::Share(share) if share.server.is_some())
             });
-        let outcome = arm::arm(&prepared, root, force).map_err(|e| with_causes(&e))?;
+        let outcome = arm::arm(&prepared, root, false).map_err(|e| with_causes(&e))?;
         Ok((outcome, prepared.image.id, network))
     };
     Planned { result: attempt(), took: start.elapsed() }

@@ -61,7 +61,7 @@ impl List {
                 continue;
             }
             let same: Vec<_> = found.iter().filter(|other| other.key == dump.key).collect();
-            let record = of_dumps(dump, &same, &boots.boots, Some(&quick), root);
+            let record = of_dumps(dump, &same, &boots.boots, &places.away, Some(&quick), root);
             entries.push(Entry { record, present: true, dumps: same.into_iter().cloned().collect() });
         }
         entries.sort_by_key(|entry| (entry.record.time.unwrap_or(entry.record.found), entry.record.sequence));

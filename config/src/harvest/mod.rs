@@ -90,7 +90,7 @@ pub fn harvest(settings: Option<&Settings>, root: &Root, live: bool) -> Result<H
             }
         }
         let same: Vec<&Dump> = found.iter().filter(|other| other.key == dump.key).collect();
-        fresh.push(of_dumps(dump, &same, &ended, settings, root));
+        fresh.push(of_dumps(dump, &same, &ended, &places.away, settings, root));
     }
     let mut pstore = pstore::read(root);
     if let Some(record) = fresh.last_mut() {
@@ -170,11 +170,34 @@ fn tell(
 }
 
 /// A record of the directories of one crash; the best of them speaks for it.
-fn of_dumps(dump: &Dump, same: &[&Dump], ended: &[Boot], settings: Option<&Settings>, root: &Root) -> Record {
+/// `away`: targets that this machine cannot look at.
+fn of_dumps(
+    dump: &Dump,
+    same: &[&Dump],
+    ended: &[Boot],
+    away: &[String],
+    settings: Option<&Settings>,
+    root: &Root,
+) -> Record {
     let best = same.iter().max_by_key(|dump| (status(dump), std::cmp::Reverse(dump.place.rung)));
     let dump = best.copied().unwrap_or(dump);
-    let status = status(dump);
+    let mut status = status(dump);
     let mut faults: Vec<String> = dump.fault.iter().cloned().collect();
+    // Every local disk gets the log, whichever target the dump goes to: with nothing but a log here, the dump may be where we
+    // cannot look. What the manifest tells of a target is known.
+    let tried = dump.manifest.as_ref().map_or(&[][..], |manifest| &manifest.targets);
+    let open: Vec<&str> = away
+        .iter()
+        .filter(|target| !tried.iter().any(|record| record.target == **target))
+        .map(String::as_str)
+        .collect();
+    if !open.is_empty() && status < Status::Complete {
+        if status == Status::Partial {
+            faults.push(format!("all of it may be on {}, where this machine cannot look", open.join(", ")));
+        } else {
+            status = Status::Elsewhere;
+        }
+    }
     let mut integrity = Integrity::Unverified;
     let wanted = settings.is_none_or(|settings| settings.harvest.verify);
     if let Some(file) = dump.file.as_ref().filter(|_| wanted) {
@@ -195,13 +218,14 @@ fn of_dumps(dump: &Dump, same: &[&Dump], ended: &[Boot], settings: Option<&Setti
         }
     }
     let manifest = dump.manifest.as_ref();
-    if manifest.is_none() && dump.fault.is_none() {
+    if manifest.is_none() && dump.fault.is_none() && status != Status::Elsewhere {
         faults.push("there is no manifest.json: the crash kernel did not come to its end".to_owned());
     }
     let problems = manifest.map_or(&[][..], |manifest| &manifest.problems);
     let error_code = match (problems.first(), status) {
         (Some(problem), _) => problem.code.to_string(),
         (None, Status::Complete) => "0".to_owned(),
+        (None, Status::Elsewhere) => "elsewhere".to_owned(),
         (None, _) => "unfinished".to_owned(),
     };
     let image = manifest.and_then(|manifest| manifest.image.clone());
@@ -224,7 +248,7 @@ fn of_dumps(dump: &Dump, same: &[&Dump], ended: &[Boot], settings: Option<&Setti
             // Found by its path alone: the directory of the settings is where dumps belong.
             None => Kind::Primary,
         },
-        device: dump.place.target.clone(),
+        device: if status == Status::Elsewhere { open.join(", ") } else { dump.place.target.clone() },
         file: dump.file.clone().or_else(|| dump.log.clone()),
         directories: same.iter().map(|dump| dump.directory.clone()).collect(),
         bytes: dump.dump_bytes,
@@ -289,7 +313,6 @@ fn without_dump(
         // Of the last boot alone is it known what firmware has kept.
         let evidence = std::mem::take(&mut pstore);
         let away = !places.away.is_empty();
-        let unseen: Vec<String> = places.away.iter().cloned().chain(places.faults.iter().cloned()).collect();
         records.push(Record {
             sequence: 0,
             key: format!("boot {}", boot.id),
@@ -310,7 +333,7 @@ fn without_dump(
             verdict: None,
             cpu: None,
             error_code: if away { "elsewhere" } else { "missing" }.to_owned(),
-            faults: unseen.into_iter().filter(|_| !away).collect(),
+            faults: places.faults.clone(),
             image: Some(boot.image.clone()),
             boot: Some(boot.id.clone()),
             test: boot.test.as_ref().map(|test| test.id.clone()),

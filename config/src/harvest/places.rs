@@ -5,13 +5,19 @@ use crate::resolve::name_of;
 use crate::settings::{DEFAULT_PATH, Place as Written, Settings};
 use collector::plan::share::ShareTarget;
 use collector::plan::{LocalTarget, Rung, Target};
+use collector::target::share;
 use initramfs::root::Root;
 use nix::mount::{MntFlags, MsFlags};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Where a file system is mounted that is not, to look at it.
 const LOOK: &str = "/run/vmcored/look";
+
+/// A share's server answers within this, or is not there.
+const SERVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A directory that dumps are in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,7 +35,7 @@ pub struct Place {
 pub struct Places {
     /// Those that are there, the plan's first target first.
     pub places: Vec<Place>,
-    /// Targets that are elsewhere: `ssh …`, a share that is not mounted.
+    /// Targets that are elsewhere: `ssh …`, a share that is not mounted and cannot be.
     pub away: Vec<String>,
     /// Why a local target could not be looked at, a sentence each.
     pub faults: Vec<String>,
@@ -47,7 +53,7 @@ impl Drop for Places {
 }
 
 impl Places {
-    /// Of a plan. With `mount`, local file systems that are not mounted are, until this is dropped.
+    /// Of a plan. With `mount`, file systems and shares that are not mounted are, until this is dropped.
     pub fn of_plan(rungs: &[Rung], settings: Option<&Settings>, root: &Root, mount: bool) -> Self {
         let mut all = Self::default();
         let mounted = mounts::parse(&root.read("/proc/self/mountinfo").ok().flatten().unwrap_or_default());
@@ -62,8 +68,14 @@ impl Places {
                     }
                 },
                 Target::Share(share) => {
-                    let found = shared(share, &mounted, root);
-                    if found.is_none() {
+                    let mut found = shared(share, &mounted, root);
+                    if found.is_none() && mount && nix::unistd::geteuid().is_root() {
+                        found = all.share(share).unwrap_or_else(|why| {
+                            all.faults.push(format!("{target} cannot be mounted: {why}"));
+                            all.away.push(target.clone());
+                            None
+                        });
+                    } else if found.is_none() {
                         all.away.push(target.clone());
                     }
                     found
@@ -117,6 +129,15 @@ impl Places {
         }
     }
 
+    /// Mounts a share for as long as this is held.
+    fn share(&mut self, target: &ShareTarget) -> Result<Option<PathBuf>, String> {
+        let point = PathBuf::from(format!("{LOOK}/{}", self.held.len()));
+        mount_share(target, &point)?;
+        let directory = point.join(target.directory.trim_start_matches('/'));
+        self.held.push(point);
+        Ok(directory.is_dir().then_some(directory))
+    }
+
     fn local(
         &mut self,
         target: &LocalTarget,
@@ -160,6 +181,28 @@ impl Places {
         // Nothing was ever written there.
         Ok(directory.is_dir().then_some(directory))
     }
+}
+
+/// Mounts a share, but waits for its server only so long: mount(2) returns after retries of its own.
+fn mount_share(target: &ShareTarget, point: &Path) -> Result<(), String> {
+    let (tell, told) = mpsc::channel();
+    let (target, at) = (target.clone(), point.to_owned());
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server that is gone must not hold up whoever waits for the scope's end"
+    )]
+    std::thread::spawn(move || {
+        let done = share::mount_at(&target, &at).map_err(|e| collector::engine::chain(&e));
+        let mounted = done.is_ok();
+        if tell.send(done).is_err() && mounted {
+            // Nobody waits any more. What cannot be taken back now is when this process ends.
+            drop(share::abandon(&at));
+        }
+    });
+    let answered = told.recv_timeout(SERVER_LIMIT);
+    // From here on the thread finds that nobody listens.
+    drop(told);
+    answered.unwrap_or_else(|_| Err(format!("its server has not answered for {} s", SERVER_LIMIT.as_secs())))
 }
 
 /// A share that is mounted here, by the name that the plan has for it or by the one it had before it was resolved.

@@ -149,7 +149,8 @@ impl Record {
             Status::DmesgOnly => format!("only its log was saved, {file}"),
             Status::Nothing => "nothing of use was saved".to_owned(),
             Status::Elsewhere => {
-                format!("its dump, if there is one, is where this machine cannot look: {}", self.device)
+                let log = if file.is_empty() { String::new() } else { format!("; its log is in {file}") };
+                format!("its dump, if there is one, is where this machine cannot look: {}{log}", self.device)
             }
             Status::Missing if self.pstore.is_empty() && self.reason.is_none() => {
                 return "the last boot ended without a shutdown, and there is no dump: it lost its power, was reset, or \

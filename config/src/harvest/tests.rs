@@ -201,6 +201,34 @@ fn what_never_finished_is_labelled() {
 }
 
 #[test]
+fn a_dump_that_went_to_a_server() {
+    let machine = Machine::new();
+    machine.boot("one", false, false);
+    let mut boots = Boots::read(&machine.root()).unwrap();
+    let ssh = serde_json::json!({"host_key_alias": "h", "address": "192.0.2.1", "port": 22, "user": "u", "directory": "/d",
+        "program": "/usr/bin/ssh", "identity": "/k", "known_hosts": "/h", "scope": null, "options": []});
+    let server = serde_json::from_value(ssh).map(Target::Ssh).unwrap();
+    let name = server.to_string();
+    boots.boots[0].targets.insert(0, Rung { to: server, level: None, limits: RungLimits::default() });
+    boots.write(&machine.root()).unwrap();
+    // The local disk has its log, as every local disk does.
+    let directory = machine.dump("h-20261122T124310Z", Some("dmesg-only"), &["vmcore-dmesg.txt"]);
+    let record = &machine.harvest().new[0];
+    assert_eq!((record.status, record.device.as_str()), (Status::Elsewhere, name.as_str()));
+    assert!(record.file.as_ref().unwrap().ends_with("vmcore-dmesg.txt"), "{record:?}");
+    assert!(record.sentence().contains("; its log is in /var/crash/h-2026"), "{}", record.sentence());
+    // A manifest that tells of the server's failure leaves nothing open.
+    let path = directory.join("manifest.json");
+    let tried = format!(
+        r#""targets":[{{"target":"{name}","outcome":"nothing","directory":null,"failure":"refused"}}],"stages""#
+    );
+    let text = fs::read_to_string(&path).unwrap().replace("\"stages\"", &tried);
+    let other = machine.dump("h-20261122T124410Z", Some("dmesg-only"), &["vmcore-dmesg.txt"]);
+    fs::write(other.join("manifest.json"), text.replace("1795351390", "1795351450")).unwrap();
+    assert_eq!(machine.harvest().new[0].status, Status::DmesgOnly);
+}
+
+#[test]
 fn old_dumps_of_others_are_no_crashes_of_ours() {
     let machine = Machine::new();
     machine.dump("127.0.0.1-2026-11-20-00:00:00", None, &["vmcore"]);

@@ -126,7 +126,12 @@ fn directory(prepared: &Prepared, index: usize, places: &Places, root: &Root, lo
         }
     }
     let Some(place) = places.places.iter().find(|place| place.rung == Some(index)) else {
-        let why = places.faults.iter().find(|fault| fault.contains("cannot be mounted"));
+        // Of this target, not of another rung.
+        let name =
+            prepared.resolved.plan.targets.get(index).map(|rung| rung.to.to_string()).unwrap_or_default();
+        let why = places.faults.iter().find(|fault| {
+            fault.strip_prefix(name.as_str()).is_some_and(|rest| rest.contains("cannot be mounted"))
+        });
         match why {
             Some(why) => seen.fault = Some((why.clone(), "mount it by hand to see why")),
             None => seen.unwritten = Some("not mounted".to_owned()),

@@ -3,6 +3,9 @@
 //! One virtio disk vda: vda1 ext4, the root; vda2 xfs with a label; vda3 swap; vda4 nothing. One virtio disk vdb:
 //! vdb1 LUKS, vdb2 ext4 with the UUID of vda1. All drivers are built in.
 
+use config::arm::{self, Loaded};
+use config::settings::Settings;
+use initramfs::root::Root;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -28,7 +31,7 @@ pub fn build(root: &Path) {
         "BOOT_IMAGE=/boot/vmlinuz root=UUID=1 ro console=ttyS0 quiet crashkernel=128M\n",
     );
     put(root, "proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu hypervisor\n");
-    put(root, "proc/iomem", "00100000-7fffffff : System RAM\n  2f000000-36ffffff : Crash kernel\n");
+    put(root, "proc/iomem", IOMEM);
     put(root, "proc/sys/kernel/osrelease", "6.1.0-test\n");
     put(root, "proc/sys/kernel/hostname", "web 1\n");
     put(root, "proc/sys/kernel/random/boot_id", "5f1c\n");
@@ -51,11 +54,34 @@ pub fn build(root: &Path) {
     fs::write(root.join("usr/lib/vmcored/vmcore-collect"), program()).unwrap();
 }
 
+/// Memory, and the reservation.
+pub const IOMEM: &str = "00100000-7fffffff : System RAM\n  2f000000-36ffffff : Crash kernel\n";
+
 const MOUNTINFO: &str = "\
 21 28 0:19 / /sys rw - sysfs sysfs rw
 22 28 0:20 / /proc rw - proc proc rw
 28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
 ";
+
+/// What arming with these settings leaves, but for the kernel's part.
+pub fn arm(root: &Path, settings: &Settings) {
+    let prepared = arm::prepare(settings, &Root::new(root)).unwrap();
+    let loaded = Loaded {
+        image: prepared.image.id.clone(),
+        kernel: prepared.resolved.kernel.path.clone(),
+        kernel_sha256: prepared.resolved.kernel.sha256.clone(),
+        release: RELEASE.into(),
+        cmdline: prepared.cmdline.text.clone(),
+        time: 1,
+        boot_id: "5f1c".into(),
+        layout: prepared.layout.clone(),
+    };
+    put(root, "run/vmcored/loaded.json", &serde_json::to_string(&loaded).unwrap());
+    put(root, "sys/kernel/kexec_crash_loaded", "1\n");
+    let image = root.join(arm::image_path(&prepared.image.id).strip_prefix("/").unwrap());
+    fs::create_dir_all(image.parent().unwrap()).unwrap();
+    fs::write(image, &prepared.image.bytes).unwrap();
+}
 
 /// Writes a file and the directories above it.
 pub fn put(root: &Path, path: &str, text: &str) {

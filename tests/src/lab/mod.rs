@@ -24,4 +24,5 @@ pub mod programs;
 pub mod qemu_dump;
 pub mod space;
 pub mod sshd;
+pub mod varlink;
 pub mod vmcore;

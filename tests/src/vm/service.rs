@@ -132,7 +132,7 @@ pub fn life(bench: &Bench<'_>) -> Result<()> {
         write("boot-3", &format!("{TOOLS}{third}"))?,
     ];
     let mut files = vec![
-        (package::debian(bench.programs, &dir)?, "/lab/vmcored.deb", 0o644),
+        (package::deb::make(bench.programs, &dir)?, "/lab/vmcored.deb", 0o644),
         (write("lab.service", UNIT)?, "/etc/systemd/system/lab.service", 0o644),
         (write("start", START)?, "/lab/start", 0o755),
     ];
@@ -228,7 +228,8 @@ exec switch_root /mnt /sbin/init"
             .to_owned(),
         devices: disks.iter().flat_map(drive).collect(),
         files: Vec::new(),
-        limit: Duration::from_secs(600),
+        // A busy machine that emulates has taken more than ten minutes for the first boot.
+        limit: Duration::from_secs(1800),
     };
     let run = bench.lab.run(&guest, &dir.join(format!("boot-{stage}.log")))?;
     ensure!(run.ended, "boot {stage} hangs:\n{}", run.console.tail(40));
@@ -258,7 +259,8 @@ fn hotplug(console: &Console) -> Result<()> {
     };
     let (before, after, events) = (number("before")?, number("\"loads\":")?, number("\"events\":")?);
     ensure!(events >= 2, "{events} events:\n{text}");
-    ensure!(after > before && after - before <= 4, "{before} loads, then {after}:\n{text}");
+    // CPUs that go offline and come back are in the image already.
+    ensure!(after >= before && after - before <= 4, "{before} loads, then {after}:\n{text}");
     Ok(())
 }
 

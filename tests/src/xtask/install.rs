@@ -1,7 +1,7 @@
-//! `cargo xtask install` and `cargo xtask deb`.
+//! `cargo xtask install`, `deb` and `rpm`, and what CI checks of them.
 
 use crate::lab::command::{target_dir, tool};
-use crate::lab::package;
+use crate::lab::package::{self, deb, rpm};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::PathBuf;
 
@@ -17,8 +17,46 @@ pub fn install(arguments: &[String]) -> Result<()> {
 
 /// Makes the Debian package.
 pub fn deb(_: &[String]) -> Result<()> {
-    let made = package::debian(&super::programs()?, &target_dir().join("deb"))?;
+    let made = deb::make(&super::programs()?, &target_dir().join("deb"))?;
     println!("{}", made.display());
+    Ok(())
+}
+
+/// Makes the package for Fedora, RHEL and SUSE.
+pub fn rpm(_: &[String]) -> Result<()> {
+    let made = rpm::make(&super::programs()?, &target_dir().join("rpm"))?;
+    println!("{}", made.display());
+    Ok(())
+}
+
+/// Both packages have what an installation has, and their scripts are those of the checkout.
+pub fn packages(_: &[String]) -> Result<()> {
+    /// What packages have besides: compressed in Debian's, its own papers.
+    const PAPERS: [&str; 3] = [
+        "/usr/share/doc/vmcored/changelog.gz",
+        "/usr/share/doc/vmcored/copyright",
+        "/usr/share/lintian/overrides/vmcored",
+    ];
+    let programs = super::programs()?;
+    let staging = tempfile::tempdir()?;
+    let root = staging.path().join("root");
+    package::stage(&programs, &root)?;
+    let plain = |path: &str| path.strip_suffix(".gz").unwrap_or(path).to_owned();
+    let mut want = package::files(&root)?;
+    let mut debian = deb::contents(&deb::make(&programs, staging.path())?)?;
+    debian.retain(|path| !PAPERS.contains(&path.as_str()));
+    let debian: Vec<String> = debian.iter().map(|path| plain(path)).collect();
+    ensure!(debian == want, "the Debian package has {debian:#?}\ninstead of {want:#?}");
+    let made = rpm::make(&programs, staging.path())?;
+    let red: Vec<String> = rpm::contents(&made)?.iter().map(|path| plain(path)).collect();
+    want = want.iter().filter_map(|path| rpm::place(path)).map(str::to_owned).collect();
+    want.sort();
+    ensure!(red == want, "the RPM has {red:#?}\ninstead of {want:#?}");
+    let scripts = rpm::scripts(&made)?;
+    for name in ["post", "preun", "postun"] {
+        let text = std::fs::read_to_string(crate::lab::command::workspace().join("systemd/rpm").join(name))?;
+        ensure!(scripts.contains(text.trim()), "rpm has another %{name}:\n{scripts}");
+    }
     Ok(())
 }
 

@@ -68,6 +68,18 @@ const VERBS: &[Verb] = &[
         needs: setup::For::Test,
         run: install::units,
     },
+    Verb {
+        name: "packages",
+        help: "both packages have what is installed",
+        needs: setup::For::Test,
+        run: install::packages,
+    },
+    Verb {
+        name: "rpm",
+        help: "the package for Fedora, RHEL and SUSE; needs rpmbuild",
+        needs: setup::For::Build,
+        run: install::rpm,
+    },
     Verb { name: "deb", help: "the Debian package", needs: setup::For::Build, run: install::deb },
     Verb {
         name: "vm",

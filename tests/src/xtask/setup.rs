@@ -115,6 +115,7 @@ const NEEDS: &[Need] = &[
     },
     Need { program: "fakeroot", package: "fakeroot", why: "keeps its owners on the disk", from: For::Test },
     Need { program: "systemd-analyze", package: "systemd", why: "verifies our units", from: For::Test },
+    Need { program: "rpmbuild", package: "rpm", why: "makes the RPM", from: For::Test },
     Need { program: "python3", package: "python3", why: "runs drgn", from: For::Test },
 ];
 
@@ -223,6 +224,7 @@ pub fn fetch(_: &[String]) -> Result<()> {
     let programs = super::programs()?;
     Bench::with_oracles(&cache, &programs)?.prepare()?;
     crate::lab::debian::system(&cache)?;
+    crate::lab::varlink::Varlink::get(&cache)?;
     println!("everything is in place; downloads are in {}", cache.path("").display());
     Ok(())
 }

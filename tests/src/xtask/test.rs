@@ -11,12 +11,13 @@ pub fn test(_: &[String]) -> Result<()> {
     let check = ["--check".to_owned()];
     let mut tally = Tally::default();
     let mut complaints = Vec::new();
-    let single: [(&str, &dyn Fn() -> Result<()>); 5] = [
+    let single: [(&str, &dyn Fn() -> Result<()>); 6] = [
         ("fmt", &|| checks::fmt(&check)),
         ("clippy", &|| checks::clippy(&[])),
         ("doc", &|| checks::doc(&[])),
         ("static", &|| checks::statics(&[])),
         ("units", &|| install::units(&[])),
+        ("packages", &|| install::packages(&[])),
     ];
     for (name, check) in single {
         tally.add(timed(&mut complaints, name, || check().map(|()| Tally { passed: 1, ..Tally::default() })));

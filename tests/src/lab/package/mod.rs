@@ -1,6 +1,9 @@
-//! What is installed, and where: a staged tree, and the Debian package that is made of it.
+//! What is installed, and where: a staged tree, and the packages that are made of it.
 
-use super::command::{output, run, target_dir, workspace};
+pub mod deb;
+pub mod rpm;
+
+use super::command::{output, run, workspace};
 use super::programs::Programs;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
@@ -8,7 +11,7 @@ use config::cli::Cli;
 use config::cmdline::table::{ADDITIONS, REMOVALS};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Files of the checkout, where they go, and their modes.
@@ -21,6 +24,7 @@ const FILES: &[(&str, &str, u32)] = &[
     ("systemd/90-vmcored.preset", "usr/lib/systemd/system-preset/90-vmcored.preset", 0o644),
     ("systemd/vmcored.tmpfiles.conf", "usr/lib/tmpfiles.d/vmcored.conf", 0o644),
     ("systemd/vmcored.catalog", "usr/lib/systemd/catalog/vmcored.catalog", 0o644),
+    ("systemd/60-vmcored.rules", "usr/lib/udev/rules.d/60-vmcored.rules", 0o644),
     ("systemd/kernel-hook", "etc/kernel/postinst.d/zz-vmcored", 0o755),
     ("systemd/kernel-hook", "etc/kernel/postrm.d/zz-vmcored", 0o755),
     ("systemd/kernel-hook", "usr/lib/kernel/install.d/95-vmcored.install", 0o755),
@@ -28,7 +32,6 @@ const FILES: &[(&str, &str, u32)] = &[
     ("README.md", "usr/share/doc/vmcored/README.md", 0o644),
     ("CHANGELOG.md", "usr/share/doc/vmcored/CHANGELOG.md", 0o644),
     ("collector/FORMAT.md", "usr/share/doc/vmcored/FORMAT.md", 0o644),
-    ("LICENSE-MIT", "usr/share/doc/vmcored/copyright", 0o644),
 ];
 
 /// Puts everything below `destination`, as `/`.
@@ -127,43 +130,57 @@ fn daemon_page() -> String {
     page
 }
 
-/// Makes the package in `directory` and returns its path.
-pub fn debian(programs: &Programs, directory: &Path) -> Result<PathBuf> {
-    fs::create_dir_all(target_dir().join("lab"))?;
-    let staging = tempfile::tempdir_in(target_dir().join("lab"))?;
-    let root = staging.path().join("root");
-    stage(programs, &root)?;
-    // Policy: everything in man is compressed, and nothing in it tells when.
+/// What packages have that an installation has not: compressed pages of the manual, and nothing in them that tells when.
+fn packaged(programs: &Programs, root: &Path) -> Result<()> {
+    stage(programs, root)?;
     for page in fs::read_dir(root.join("usr/share/man/man8"))? {
         run(Command::new("gzip").args(["-9n"]).arg(page?.path()))?;
     }
-    run(Command::new("gzip").args(["-9n"]).arg(root.join("usr/share/doc/vmcored/CHANGELOG.md")))?;
-    let version = env!("CARGO_PKG_VERSION");
-    let kib = output(Command::new("du").arg("-sk").arg(&root))?;
-    let kib = kib.split_whitespace().next().unwrap_or("0");
-    let control = format!(
-        "Package: vmcored\nVersion: {version}\nArchitecture: amd64\nMaintainer: vmcored maintainers <vmcored@localhost>\n\
-         Installed-Size: {kib}\nSection: kernel\nPriority: optional\nDepends: systemd\nRecommends: openssh-client\n\
-         Conflicts: kdump-tools\nDescription: record kernel crashes\n Keeps a crash kernel loaded, and when the kernel dies \
-         saves its log and its\n memory, filtered, to a disk or a server; accounts for it at the next boot.\n"
-    );
-    write(&root.join("DEBIAN/control"), control.as_bytes(), 0o644)?;
-    write(
-        &root.join("DEBIAN/conffiles"),
-        b"/etc/kernel/postinst.d/zz-vmcored\n/etc/kernel/postrm.d/zz-vmcored\n",
-        0o644,
-    )?;
-    for name in ["postinst", "prerm", "postrm"] {
-        copy(&workspace().join("systemd/debian").join(name), &root.join("DEBIAN").join(name), 0o755)?;
-    }
-    fs::create_dir_all(directory)?;
-    let deb = directory.join(format!("vmcored_{version}_amd64.deb"));
-    run(Command::new("dpkg-deb")
-        .args(["--root-owner-group", "-Zxz", "-z1", "--build"])
-        .arg(&root)
-        .arg(&deb))?;
-    Ok(deb)
+    Ok(())
 }
+
+/// Absolute paths of the files below `root`, sorted.
+pub fn files(root: &Path) -> Result<Vec<String>> {
+    fn walk(directory: &Path, root: &Path, found: &mut Vec<String>) -> Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                walk(&path, root, found)?;
+            } else {
+                found.push(format!("/{}", path.strip_prefix(root)?.display()));
+            }
+        }
+        Ok(())
+    }
+    let mut found = Vec::new();
+    walk(root, root, &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+/// When the sources were made, seconds since 1970: what a package says of its age, so that it can be made again byte for byte.
+fn source_date() -> u64 {
+    let told = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let committed = || {
+        let mut log = Command::new("git");
+        output(log.args(["log", "-1", "--format=%ct"]).current_dir(workspace())).ok()?.trim().parse().ok()
+    };
+    told.or_else(committed).unwrap_or(0)
+}
+
+/// `date` in a format of date(1), in UTC and in English.
+fn date(seconds: u64, format: &str) -> Result<String> {
+    let mut date = Command::new("date");
+    Ok(output(date.env("LC_ALL", "C").args(["-u", "-d", &format!("@{seconds}"), format]))?.trim().to_owned())
+}
+
+/// Who packages it: as Debian's tools have it, DEBFULLNAME and DEBEMAIL.
+fn maintainer() -> String {
+    let of = |name: &str, or: &str| std::env::var(name).unwrap_or_else(|_| or.to_owned());
+    format!("{} <{}>", of("DEBFULLNAME", "The vmcored maintainers"), of("DEBEMAIL", "vmcored@localhost"))
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[cfg(test)]
 mod tests {
