@@ -4,7 +4,6 @@ use crate::crashkernel;
 use crate::dump::ask::AskCommand;
 use crate::dump::report::ReportCommand;
 use crate::harvest::list::instant;
-use crate::settings;
 use crate::target::ssh::SshAddress;
 use crate::triggers::Profile;
 use clap::{Parser, Subcommand};
@@ -243,16 +242,16 @@ pub enum TargetCommand {
     },
     /// Make a key for an SSH server, install it there, and prove that a dump would arrive
     Propagate {
-        /// Whom to log in as, and where: root@dumps.example.org, root@10.0.0.1:2222
+        /// Whom to log in as, and where: root@dumps.example.org, root@10.0.0.1:2222 [default: the servers of the settings]
         #[arg(value_name = "USER@HOST[:PORT]")]
-        to: SshAddress,
-        /// Directory of the server that dumps go to
-        #[arg(long, value_name = "DIR", default_value = settings::DEFAULT_PATH)]
-        path: String,
-        /// The private key [default: the first of /root/.ssh/kdump_id_rsa and kdump_id_ed25519 that is there]
+        to: Option<SshAddress>,
+        /// Directory of the server that dumps go to [default: that of the settings, or /var/crash]
+        #[arg(long, value_name = "DIR")]
+        path: Option<String>,
+        /// The private key [default: that of the settings, or the first of /root/.ssh/kdump_id_rsa and kdump_id_ed25519 that is there]
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
-        /// Where host keys are looked up and recorded [default: root's]
+        /// Where host keys are looked up and recorded [default: that of the settings, or root's]
         #[arg(long, value_name = "FILE")]
         known_hosts: Option<PathBuf>,
         /// Accept a host key that is new without asking

@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// An open dump directory. Every file in it is reached through it, so nothing that happens to the path matters.
@@ -85,10 +85,7 @@ impl DumpDirectory {
         let stat = nix::sys::statvfs::fstatvfs(&self.fd).ok()?;
         // What has no fixed size says 0 of everything.
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-        // No file of a FAT is larger than its 32 bits of length.
-        let fat = nix::sys::statfs::fstatfs(&self.fd)
-            .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC);
-        let most = if fat { u64::from(u32::MAX) } else { u64::MAX };
+        let most = largest_file(&self.fd);
         (stat.blocks() > 0).then(|| free.min(most))
     }
 
@@ -100,6 +97,14 @@ impl DumpDirectory {
     fn path_of(&self, name: &str) -> String {
         format!("{}/{name}", self.path)
     }
+}
+
+/// Bytes of the largest file that the file system of this directory can hold, as far as that is less than any disk. No file of
+/// a FAT is larger than its 32 bits of length.
+pub fn largest_file(directory: impl AsFd) -> u64 {
+    let fat = nix::sys::statfs::fstatfs(directory.as_fd())
+        .is_ok_and(|s| s.filesystem_type() == nix::sys::statfs::MSDOS_SUPER_MAGIC);
+    if fat { u64::from(u32::MAX) } else { u64::MAX }
 }
 
 /// Opens `directory` below `root` component by component, following no link. Returns its normal form too.

@@ -15,7 +15,7 @@ use config::settings::{self, Place};
 use config::show::Shown;
 use config::storage::explain::Drawn;
 use config::target::raw;
-use config::target::ssh::{SshSettings, propagate};
+use config::target::ssh::propagate;
 use config::{crashkernel, import, resolve, status};
 use initramfs::image::{self, Kind};
 use initramfs::root::Root;
@@ -148,16 +148,17 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             if !live {
                 bail!("propagate --root makes no sense: it works on the running system's keys");
             }
-            if !path.starts_with('/') {
+            if let Some(path) = path
+                && !path.starts_with('/')
+            {
                 bail!("--path {path:?} is not absolute");
             }
-            let server = SshSettings {
-                address: to.clone(),
-                path: path.clone(),
-                key: key.clone(),
-                known_hosts: known_hosts.clone(),
-            };
-            propagate::propagate(&server, *yes)?;
+            for mut server in propagate::servers(to.as_ref(), || read_settings(cli, &root))? {
+                server.path = path.clone().unwrap_or(server.path);
+                server.key = key.clone().or(server.key);
+                server.known_hosts = known_hosts.clone().or(server.known_hosts);
+                propagate::propagate(&server, *yes)?;
+            }
         }
         Command::Crashkernel(command) => return run_crashkernel(command, cli, &root, live),
         Command::Config(ConfigCommand::Check { file }) => {

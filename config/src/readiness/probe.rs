@@ -1,5 +1,6 @@
 //! Writes a file where dumps will be, for real: create, write, sync, rename, sync the directory, remove.
 
+use collector::target::directory::largest_file;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -23,10 +24,11 @@ pub struct ProbeError {
     pub source: io::Error,
 }
 
-/// Bytes that root may still write there.
+/// Bytes that root may still write there into one file.
 pub fn free(directory: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(directory)?;
-    Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
+    let directory = File::open(directory)?;
+    let stat = nix::sys::statvfs::fstatvfs(&directory)?;
+    Ok(stat.blocks_free().saturating_mul(stat.fragment_size()).min(largest_file(&directory)))
 }
 
 /// Writes to the directory. Returns MB/s.

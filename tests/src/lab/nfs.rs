@@ -18,6 +18,10 @@ use std::time::Duration;
 pub const ADDRESS: &str = "10.8.0.1";
 /// Its link-local address, which it has from its MAC.
 pub const LINK_LOCAL: &str = "fe80::5054:ff:fe00:b00";
+/// Another address of the server's, so that nobody who calls himself so has an answer of it. What it leases is elsewhere.
+pub const TAKEN: &str = "10.8.0.66";
+/// How the addresses that it leases begin: 50 to 59.
+pub const LEASED: &str = "10.8.0.5";
 /// Exported for writing, with room.
 pub const DUMPS: &str = "/srv/dumps";
 /// Exported for reading only.
@@ -135,6 +139,9 @@ fn script() -> String {
         "for m in virtio_net nfsd; do modprobe $m || echo LAB-NO-$m; done
 n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
 ip link set lo up; ip link set eth0 up; ip addr add {ADDRESS}/24 dev eth0
+ip addr add {TAKEN}/32 dev lo
+printf '%s\\n' 'start {LEASED}0' 'end {LEASED}9' 'interface eth0' 'lease_file /tmp/leases' 'pidfile /tmp/udhcpd' 'option subnet 255.255.255.0' > /etc/udhcpd.conf
+touch /tmp/leases; udhcpd /etc/udhcpd.conf
 mkdir -p /srv; mount -t ext4 /dev/vda /srv; mkdir -p {DUMPS} {READ_ONLY} {SMALL}; mount -t ext4 /dev/vdb {SMALL}
 printf 'root:x:0:0:root:/:/bin/sh\\n_rpc:x:101:65534::/run/rpcbind:/bin/sh\\n' > /etc/passwd
 printf 'root:x:0:\\nnogroup:x:65534:\\n' > /etc/group

@@ -102,6 +102,7 @@ pub const SCENARIOS: &[Scenario] = &[
 
 /// Those that run only when they are named: each death on the other kernel.
 pub const ON_REQUEST: &[Scenario] = &[
+    Scenario { name: "storage-fat", run: storage::fat },
     Scenario { name: "triage-sysrq-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::SYSRQ) },
     Scenario { name: "triage-cpu1-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::CPU1) },
     Scenario { name: "triage-mce-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::MCE) },

@@ -6,7 +6,7 @@ use super::runner::Bench;
 use super::storage::tools;
 use crate::lab::kernel::Series;
 use crate::lab::machine::Machine;
-use crate::lab::nfs::{self, ADDRESS, DUMPS, LINK_LOCAL, Order, Served};
+use crate::lab::nfs::{self, ADDRESS, DUMPS, LEASED, LINK_LOCAL, Order, Served, TAKEN};
 use anyhow::{Context, Result, bail, ensure};
 use collector::manifest::Outcome;
 use std::path::Path;
@@ -49,7 +49,7 @@ pub fn with_server(
 }
 
 /// A crash whose only target is on the server, as its settings say, and the dump as the server has it.
-fn dump(bench: &Bench<'_>, mut crash: Crash<'_>, server: &str, way: &[&str]) -> Result<()> {
+fn dump(bench: &Bench<'_>, mut crash: Crash<'_>, server: &str, way: &[&str]) -> Result<String> {
     crash.reservation = 160;
     crash.limit = std::time::Duration::from_secs(400);
     crash.before = format!("{UP}{}\nsleep 2\nsection explain vmcorectl target explain", crash.before);
@@ -66,7 +66,8 @@ fn dump(bench: &Bench<'_>, mut crash: Crash<'_>, server: &str, way: &[&str]) -> 
     let told = &dump.manifest.targets;
     ensure!(told.len() == 1 && told[0].failure.is_none() && told[0].target.contains(server), "{told:#?}");
     kdump_conf::check_same_plan(&crashed)?;
-    verify(bench, &dump.dir)
+    verify(bench, &dump.dir)?;
+    Ok(console)
 }
 
 /// The dump is whole and opens.
@@ -86,11 +87,11 @@ pub fn v4(bench: &Bench<'_>) -> Result<()> {
     crash.kdump_conf = Some(format!("nfs {server}:{DUMPS}\npath /crash\n"));
     let same = kdump_conf::same_plan(&format!("net {server}:{DUMPS}\npath /crash\n"));
     crash.before = format!("up eth0 10.8.0.2\nsleep 2\n{same}");
-    dump(bench, crash, &server, &[])
+    dump(bench, crash, &server, &[]).map(drop)
 }
 
 /// By version 3, which asks the server's port mapper and its mount daemon first. The way there is a macvlan on a team, which
-/// only its daemon can tell of.
+/// only its daemon can tell of. Its address was leased, and does not work any more, so that there is a new one.
 pub fn v3(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "nfs-v3", Series::V6_1)?;
     crash.settings =
@@ -102,7 +103,14 @@ mkdir -p /run/teamd /var; [ -e /var/run ] || ln -s /run /var/run
 n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
 section team teamd -d -t team0 -c '{"runner": {"name": "activebackup"}, "link_watch": {"name": "ethtool"}, "ports": {"eth0": {}}}'
 ip link set team0 up
-ip link add link team0 name mac0 type macvlan; up mac0 10.8.0.2"#
+ip link add link team0 name mac0 type macvlan; up mac0"#
         .clone_into(&mut crash.before);
-    dump(bench, crash, ADDRESS, &["mac0: macvlan", "team0: bond, active-backup"])
+    // What expires was leased.
+    crash.before.push_str(&format!("\nip addr add {TAKEN}/24 dev mac0 valid_lft 3600 preferred_lft 3600\n"));
+    let way = ["mac0: macvlan", "team0: bond, active-backup", "leased: kept, and DHCP if it does not work"];
+    let console = dump(bench, crash, ADDRESS, &way)?;
+    for wanted in ["asking for a new lease", &format!("mac0 has the address {LEASED}")] {
+        ensure!(console.contains(wanted), "no {wanted:?} on the crash kernel's console:\n{console}");
+    }
+    Ok(())
 }

@@ -89,7 +89,7 @@ pub fn sftp(bench: &Bench<'_>) -> Result<()> {
         crash.kdump_conf = Some(conf("ssh"));
     })?;
     remote.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
-    collector::input::Input::open(&[remote.dir.join("vmcore")])?;
+    super::nfs::verify(bench, &remote.dir)?;
     let logins = server.log().matches("Accepted publickey").count();
     ensure!(logins == 1, "{logins} logins instead of one:\n{}", server.log());
     Ok(())

@@ -301,3 +301,31 @@ section resumed dmsetup resume --noudevsync bad"
     ensure!(console.contains(&Code::TARGET_WRITE_FAILED.to_string()), "no write failed:\n{console}");
     Ok(())
 }
+
+/// More memory than a file of a FAT can hold: the dump that was asked for is known not to fit before any of it is written, and is
+/// made of what matters most.
+pub fn fat(bench: &Bench<'_>) -> Result<()> {
+    let dir = bench.scratch("storage-fat-disks")?;
+    let (disks, devices) = disks(&dir, &[(6 << 10, "")])?;
+    let mut mkfs = Command::new(find("mkfs.vfat").context("no mkfs.vfat")?);
+    output(mkfs.args(["-F", "32", "-n", "FAT"]).arg(&disks[0].path))?;
+    let mut crash = Crash::new(bench, "storage-fat", Series::V6_1)?;
+    crash.memory = 4800;
+    crash.disk = (16, Contents::Ext4);
+    crash.devices = devices;
+    crash.settings = "[[target]]\ndevice = \"LABEL=FAT\"\npath = \"/crash\"\n\
+        [[dump]]\nfile = \"vmcore\"\nlevel = 0\ncompression = \"none\"\n"
+        .to_owned();
+    crash.before = format!("{SHELL}\nawait /dev/vdb");
+    let crashed = crash.run(bench)?;
+    let script = "modprobe vfat; modprobe nls_cp437; modprobe nls_ascii; await /dev/vdb; mount -t vfat -o fmask=0177,dmask=0077 /dev/vdb /d
+mkdir -p /mnt; mount -o bind /d/crash /mnt";
+    let (files, _) = read_back(bench, &crashed, &disks, script, &[])?;
+    let dump = Dump::in_directory(&files)?;
+    whole(bench, &dump)?;
+    let problems = &dump.manifest.problems;
+    let raised = problems.iter().find(|p| p.code == Code::LEVEL_RAISED);
+    ensure!(raised.is_some_and(|p| p.message.contains("do not fit into 4095 MiB")), "{problems:#?}");
+    ensure!(dump.manifest.dumps.iter().all(|d| d.level_applied == 31), "{:#?}", dump.manifest.dumps);
+    Ok(())
+}

@@ -1,8 +1,9 @@
 //! `vmcorectl target propagate`: makes a key, learns the server's, installs ours, and proves that a dump would arrive.
 
 use super::known_hosts::{Pinned, fingerprint};
-use super::{Client, DEFAULT_KEYS, KNOWN_HOSTS, PROGRAM, SshSettings};
+use super::{Client, DEFAULT_KEYS, KNOWN_HOSTS, PROGRAM, SshAddress, SshSettings};
 use crate::network::names;
+use crate::settings::{DEFAULT_PATH, Place, Settings};
 use anyhow::{Context, bail, ensure};
 use collector::addr::FileOffset;
 use collector::engine::chain;
@@ -21,6 +22,32 @@ const PATIENCE: Patience = Patience { reach: Duration::from_secs(20), stall: Dur
 
 /// What is written to measure.
 const PROBE: u64 = 32 << 20;
+
+/// The servers that are meant: the one that is named, with what the settings say of it, or all of the settings. Settings that
+/// cannot be read do not matter where one is named.
+pub fn servers(
+    named: Option<&SshAddress>,
+    settings: impl FnOnce() -> anyhow::Result<Settings>,
+) -> anyhow::Result<Vec<SshSettings>> {
+    let known = settings().map(|settings| {
+        let places = settings.targets.into_iter().map(|target| target.place);
+        places
+            .filter_map(|p| if let Place::Ssh(server) = p { Some(server) } else { None })
+            .collect::<Vec<_>>()
+    });
+    let Some(named) = named else {
+        let known = known?;
+        ensure!(!known.is_empty(), "the settings name no server with `ssh`: say which, as USER@HOST");
+        return Ok(known);
+    };
+    let mut meant = known.unwrap_or_default();
+    meant.retain(|server| server.address == *named);
+    if meant.is_empty() {
+        let path = DEFAULT_PATH.to_owned();
+        meant.push(SshSettings { address: named.clone(), path, key: None, known_hosts: None });
+    }
+    Ok(meant)
+}
 
 /// Does it all; says on stdout what it does. `yes`: a host key that is new is accepted without asking.
 pub fn propagate(settings: &SshSettings, yes: bool) -> anyhow::Result<()> {
@@ -329,5 +356,21 @@ mod tests {
         fs::write(&path, "a\nb").unwrap();
         append(&path, "c\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a\nb\nc\n");
+    }
+
+    #[test]
+    fn servers_of_the_settings_or_the_one_that_is_named() {
+        let text = "[[target]]\nssh = \"root@a\"\npath = \"/d\"\nkey = \"/k\"\n[[target]]\npath = \"/x\"\n[[target]]\nssh = \"u@b:23\"\n";
+        let meant = |named: Option<&str>, text: &str| {
+            let named: Option<SshAddress> = named.map(|n| n.parse().unwrap());
+            let found = servers(named.as_ref(), || Ok(crate::settings::parse(text, Path::new("t"))?));
+            found.map(|all| all.iter().map(|s| format!("{} {}", s.address, s.path)).collect::<Vec<_>>())
+        };
+        assert_eq!(meant(None, text).unwrap(), ["root@a /d", "u@b:23 /var/crash"]);
+        assert_eq!(meant(Some("root@a"), text).unwrap(), ["root@a /d"]);
+        assert_eq!(meant(Some("root@c"), text).unwrap(), ["root@c /var/crash"]);
+        assert_eq!(meant(Some("root@c"), "nonsense").unwrap(), ["root@c /var/crash"]);
+        assert!(meant(None, "nonsense").is_err());
+        assert!(meant(None, "").unwrap_err().to_string().contains("no server"));
     }
 }
