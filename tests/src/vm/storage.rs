@@ -247,7 +247,8 @@ mount -o bind /d/x/deep /mnt";
     Ok(())
 }
 
-/// A disk that fails under way, one that may not be written to, one that is gone, and at last one that is good, if only a FAT.
+/// A disk that fails under way, one that may not be written to, one that is gone, and at last one that is good, if only a FAT, on
+/// NVMe.
 pub fn faults(bench: &Bench<'_>) -> Result<()> {
     let dir = bench.scratch("storage-faults-disks")?;
     let (disks, mut devices) = disks(&dir, &[(200, ",serial=fails"), (32, ""), (32, ""), (256, "")])?;
@@ -260,6 +261,9 @@ pub fn faults(bench: &Bench<'_>) -> Result<()> {
     }
     if let Some(drive) = devices.iter_mut().find(|d| d.starts_with("if=none,id=d1,")) {
         drive.push_str(",readonly=on");
+    }
+    if let Some(device) = devices.iter_mut().find(|d| d.starts_with("virtio-blk-pci,drive=d3,")) {
+        "nvme,drive=d3,serial=fat".clone_into(device);
     }
     let mut crash = Crash::new(bench, "storage-faults", Series::V6_1)?;
     crash.disk = (16, Contents::Ext4);
@@ -274,7 +278,7 @@ pub fn faults(bench: &Bench<'_>) -> Result<()> {
     // All metadata lies in the first of its 16 MiB, there being one group of blocks; most of the data's blocks fail.
     crash.before = format!(
         "{SHELL}
-modprobe dm_mod; await /dev/vde
+modprobe dm_mod; modprobe nvme; await /dev/vdd; await /dev/nvme0n1
 echo '0 245760 linear /dev/vdb 2048' | dmsetup create --noudevsync bad
 await /dev/dm-0
 quietly mkfs.ext4 -q -O ^has_journal /dev/dm-0
@@ -298,6 +302,7 @@ section resumed dmsetup resume --noudevsync bad"
     }
     ensure!(told[3].failure.is_none() && told[3].outcome == Outcome::Complete, "{told:#?}");
     let console = crashed.crash_console();
+    ensure!(console.contains("nvme0n1"), "the last was not NVMe:\n{console}");
     ensure!(console.contains(&Code::TARGET_WRITE_FAILED.to_string()), "no write failed:\n{console}");
     Ok(())
 }
