@@ -94,8 +94,9 @@ pub fn v4(bench: &Bench<'_>) -> Result<()> {
 /// only its daemon can tell of. Its address was leased, and does not work any more, so that there is a new one.
 pub fn v3(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "nfs-v3", Series::V6_1)?;
-    crash.settings =
-        format!("[[target]]\nnfs = \"{ADDRESS}:{DUMPS}\"\npath = \"/crash\"\noptions = \"vers=3,hard\"\n");
+    crash.settings = format!(
+        "[[target]]\nnfs = \"{ADDRESS}:{DUMPS}\"\npath = \"/crash\"\noptions = \"vers=3,hard\"\nlimits = {{ reach = 24 }}\n"
+    );
     crash.files = tools(&["teamd"])?;
     // As NetworkManager starts it: what it is to do is an argument, and no file has it.
     r#"for m in team team_mode_activebackup macvlan; do modprobe $m || echo LAB-NO-$m; done
