@@ -70,9 +70,9 @@ fn masked(line: &str) -> String {
         let number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
         if word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             "HASH".to_owned()
-        } else if clock && word.bytes().any(|byte| byte.is_ascii_digit()) {
-            "N".to_owned()
-        } else if number && line.contains(&format!(" {word} MiB free")) {
+        } else if clock && word.bytes().any(|byte| byte.is_ascii_digit())
+            || number && line.contains(&format!(" {word} MiB free"))
+        {
             "N".to_owned()
         } else {
             word.to_owned()
@@ -105,8 +105,8 @@ fn change(root: &Path, line: &str) {
         }
         ["damage-image"] => {
             let directory = root.join("var/lib/vmcored");
-            let image = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-            let image = image.filter(|path| path.extension().is_some_and(|end| end == "img")).next().unwrap();
+            let mut files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+            let image = files.find(|path| path.extension().is_some_and(|end| end == "img")).unwrap();
             fs::write(&image, "damaged").unwrap();
         }
         ["put", path, text @ ..] => machine::put(root, path, &format!("{}\n", text.join(" "))),
