@@ -209,7 +209,8 @@ fn a_dump_that_went_to_a_server() {
         "program": "/usr/bin/ssh", "identity": "/k", "known_hosts": "/h", "scope": null, "options": []});
     let server = serde_json::from_value(ssh).map(Target::Ssh).unwrap();
     let name = server.to_string();
-    boots.boots[0].targets.insert(0, Rung { to: server, level: None, limits: RungLimits::default() });
+    let server = Rung { to: server, level: None, limits: RungLimits::default() };
+    boots.boots[0].targets.insert(0, server.clone());
     boots.write(&machine.root()).unwrap();
     // The local disk has its log, as every local disk does.
     let directory = machine.dump("h-20261122T124310Z", Some("dmesg-only"), &["vmcore-dmesg.txt"]);
@@ -225,6 +226,10 @@ fn a_dump_that_went_to_a_server() {
     let text = fs::read_to_string(&path).unwrap().replace("\"stages\"", &tried);
     let other = machine.dump("h-20261122T124410Z", Some("dmesg-only"), &["vmcore-dmesg.txt"]);
     fs::write(other.join("manifest.json"), text.replace("1795351390", "1795351450")).unwrap();
+    machine.boot("three", false, false);
+    let mut boots = Boots::read(&machine.root()).unwrap();
+    boots.boots[0].targets.insert(0, server);
+    boots.write(&machine.root()).unwrap();
     assert_eq!(machine.harvest().new[0].status, Status::DmesgOnly);
 }
 
