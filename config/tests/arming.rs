@@ -32,8 +32,8 @@ fn what_is_loaded_goes_stale() {
                 machine::put(
                     r,
                     "proc/iomem",
-                    "00100000-7fffffff : System RAM\n100000000-13fffffff : System RAM\n",
-                )
+                    &format!("{}100000000-13fffffff : System RAM\n", machine::IOMEM),
+                );
             },
             |r| machine::put(r, "proc/iomem", machine::IOMEM),
         ),
