@@ -64,12 +64,14 @@ fn masked(line: &str) -> String {
         return format!("{name}_timestamp_seconds N");
     }
     if line.trim_start().starts_with("\"found\": ") {
-        return "    \"found\": N".to_owned();
+        return "    \"found\": N,".to_owned();
     }
     let word = |word: &str| {
         let number = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
         if word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             "HASH".to_owned()
+        } else if let Some((start, end)) = word.split_once("/image-").filter(|_| word.contains(".img")) {
+            format!("{start}/image-HASH{}", end.trim_start_matches(|c: char| c.is_ascii_hexdigit()))
         } else if clock && word.bytes().any(|byte| byte.is_ascii_digit())
             || number && line.contains(&format!(" {word} MiB free"))
         {
@@ -108,6 +110,10 @@ fn change(root: &Path, line: &str) {
             let mut files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
             let image = files.find(|path| path.extension().is_some_and(|end| end == "img")).unwrap();
             fs::write(&image, "damaged").unwrap();
+        }
+        ["append", path, text @ ..] => {
+            let before = fs::read_to_string(root.join(path)).unwrap();
+            machine::put(root, path, &format!("{before}{}\n", text.join(" ")));
         }
         ["put", path, text @ ..] => machine::put(root, path, &format!("{}\n", text.join(" "))),
         // Flags of the first pages of memory: so many of each word.
