@@ -16,7 +16,7 @@
 //! let (count, unknown) = engine.triage(Duration::from_secs(1), |dead| {
 //!     let mut count = 0;
 //!     // Each task's `struct task_struct`, by the list through their member `tasks` that starts in init_task.
-//!     let walk = || -> Known<()> {
+//!     let mut walk = || -> Known<()> {
 //!         let head = dead.place(dead.symbol("init_task")?, "task_struct", "tasks")?;
 //!         dead.list(head, "task_struct", "tasks", |task| {
 //!             println!("{} {}", dead.signed(task, "task_struct", "pid")?, dead.text(task, "task_struct", "comm")?);

@@ -178,6 +178,7 @@ pub const INTERRUPT: Death = Death {
 const LIVE: &str = "
 section live-pids sh -c 'for d in /proc/[0-9]*; do echo ${d#/proc/}; done'
 section live-ps vmcorectl ps
+section live-pids-after sh -c 'for d in /proc/[0-9]*; do echo ${d#/proc/}; done'
 section live-meminfo cat /proc/meminfo
 section live-mem vmcorectl mem /proc/kcore
 section live-bt vmcorectl bt 2
@@ -454,14 +455,16 @@ fn live(crashed: &Crashed) -> Result<()> {
         ensure!(status == 0, "{name} ended with {status}:\n{text}");
         Ok(text)
     };
-    // Of each a first number in its lines; a program that is shown may have ended meanwhile: the one that shows them.
-    let (pids, ps) = (said("live-pids")?, said("live-ps")?);
+    // Of each a first number in its lines; what ended or began meanwhile is in one of the two lists of directories only.
+    let (before, ps, after) = (said("live-pids")?, said("live-ps")?, said("live-pids-after")?);
     let known: Vec<&str> =
         ps.lines().filter_map(|l| l.trim_start_matches('>').split_whitespace().next()).collect();
     // Other programs speak on the console, too.
-    let pids: Vec<&str> = pids.lines().map(str::trim).filter(|pid| pid.parse::<u32>().is_ok()).collect();
+    let after: Vec<&str> = after.lines().map(str::trim).collect();
+    let pids = before.lines().map(str::trim).filter(|pid| pid.parse::<u32>().is_ok() && after.contains(pid));
+    let pids: Vec<&str> = pids.collect();
     let missing: Vec<&&str> = pids.iter().filter(|pid| !known.contains(pid)).collect();
-    ensure!(pids.len() > 40 && missing.len() <= 1, "ps has not {missing:?}:\n{ps}");
+    ensure!(pids.len() > 40 && missing.is_empty(), "ps has not {missing:?}:\n{ps}");
     let (meminfo, mem) = (said("live-meminfo")?, said("live-mem")?);
     let number = |text: &str, name: &str| -> Result<u64> {
         let after = text.split_once(name).map(|(_, rest)| rest);
