@@ -13,6 +13,7 @@ pub(super) struct Cpus {
     offsets: Vec<u64>,
     /// Those that are possible, ascending.
     possible: Vec<u32>,
+    present: Vec<u32>,
     online: Vec<u32>,
 }
 
@@ -22,7 +23,8 @@ impl Dead<'_> {
         Ok(&self.all_cpus()?.possible)
     }
 
-    /// The CPUs that were online, ascending. One that stopped itself in a panic is still among them.
+    /// The CPUs that were online when the kernel died, ascending. What a panic stops says that it is not online any more, but
+    /// stays active: only a CPU that is taken away properly is neither.
     pub fn online_cpus(&self) -> Known<&[u32]> {
         Ok(&self.all_cpus()?.online)
     }
@@ -61,7 +63,8 @@ impl Dead<'_> {
     /// The registers of a CPU when it stopped.
     ///
     /// The kernel keeps each CPU's note in its per-CPU area (`crash_notes`): there it is known which CPU it is of. Notes of
-    /// the file are in the order of CPUs, without those that saved none; a file of QEMU's has no others.
+    /// the file are in the order of CPUs, without those that saved none; a file of QEMU's has no others, and one of each CPU
+    /// that is plugged in.
     pub fn registers(&self, cpu: u32) -> Option<Registers> {
         self.own_registers(cpu).or_else(|| {
             let cpus = self.possible_cpus().ok()?;
@@ -70,7 +73,10 @@ impl Dead<'_> {
             if cpus.iter().any(|cpu| kept(&cpu)) {
                 return None;
             }
-            let index = self.online_cpus().ok()?.iter().position(|c| *c == cpu)?;
+            let known = self.all_cpus().ok()?;
+            let of = |cpus: &&Vec<u32>| cpus.len() == self.about.prstatus.len();
+            let cpus = [&known.online, &known.present].into_iter().find(of).unwrap_or(&known.online);
+            let index = cpus.iter().position(|c| *c == cpu)?;
             let desc = self.about.prstatus.get(index)?;
             Registers::of_prstatus(self.machine(), desc, self.endian())
         })
@@ -129,12 +135,16 @@ impl Dead<'_> {
         };
         let possible =
             mask("__cpu_possible_mask").unwrap_or_else(|_| (0..u32::try_from(count).unwrap_or(0)).collect());
-        let online = mask("__cpu_online_mask").unwrap_or_else(|_| possible.clone());
+        let present = mask("__cpu_present_mask").unwrap_or_else(|_| possible.clone());
+        let mut online = mask("__cpu_online_mask").unwrap_or_else(|_| possible.clone());
+        online.extend(mask("__cpu_active_mask").unwrap_or_default());
+        online.sort_unstable();
+        online.dedup();
         // A kernel for one CPU has no such table, and its per-CPU variables lie at their symbols.
         let offsets = match self.symbol("__per_cpu_offset") {
             Ok(table) => (0..count).map(|cpu| self.u64(table.wrapping_add(cpu * 8))).collect::<Known<_>>()?,
             Err(_) => vec![0; usize::try_from(count).unwrap_or(1)],
         };
-        Ok(Cpus { offsets, possible, online })
+        Ok(Cpus { offsets, possible, present, online })
     }
 }

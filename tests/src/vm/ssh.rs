@@ -16,6 +16,14 @@ use std::time::Duration;
 /// Where QEMU's own router shows the loopback device of the host.
 pub const HOST: &str = "10.0.2.2";
 
+/// By the main table.
+const PLAIN: &str = "ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2";
+
+/// By a table of its own, which a rule leads to: the main one leads to a gateway that is not there.
+const BY_RULE: &str = "ip addr add 10.0.2.15/32 dev eth0
+ip route add 10.0.2.99 dev eth0; ip route add default via 10.0.2.99
+ip route add 10.0.2.2 dev eth0 src 10.0.2.15 table 77; section rule ip rule add to 10.0.2.2 lookup 77";
+
 /// The client and its libraries, for the guest's root.
 pub fn client() -> Result<Vec<(PathBuf, String)>> {
     let program = find("ssh").context("no ssh (apt install openssh-client)")?;
@@ -31,6 +39,7 @@ fn crash(
     bench: &Bench<'_>,
     name: &str,
     nature: &Nature,
+    way: &str,
     settings: impl FnOnce(&mut Crash<'_>, &str, &str),
 ) -> Result<(Dump, Crashed, Sshd)> {
     if let Some(what) = missing() {
@@ -54,7 +63,8 @@ chmod 600 /root/.ssh/key
 echo '[{HOST}]:{port} {}' > /root/.ssh/known_hosts
 modprobe virtio_net
 n=0; while [ ! -d /sys/class/net/eth0 ] && [ $n -lt 50 ]; do usleep 100000; n=$((n+1)); done
-ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via {HOST}
+ip link set lo up; ip link set eth0 up
+{way}
 section explain vmcorectl target explain {HOST}",
         host_key.trim()
     );
@@ -79,15 +89,20 @@ fn log(dump: &Dump) -> Result<()> {
     Ok(())
 }
 
-/// By sftp: the file on the server is the dump itself, and one login does for all. Driven by a kdump.conf; one with the word
-/// of the past comes to the same.
+/// By sftp: the file on the server is the dump itself, and one login does for all. What leads there is a policy rule. Driven by
+/// a kdump.conf; one with the word of the past comes to the same.
 pub fn sftp(bench: &Bench<'_>) -> Result<()> {
-    let (remote, _, server) = crash(bench, "ssh", &Nature::default(), |crash, server, path| {
-        let conf = |word: &str| format!("{word} {server}\npath {path}\nsshkey /root/.ssh/key\n");
-        crash.before.push('\n');
-        crash.before.push_str(&kdump_conf::same_plan(&conf("net")));
-        crash.kdump_conf = Some(conf("ssh"));
-    })?;
+    let (remote, crashed, server) =
+        crash(bench, "ssh", &Nature::default(), BY_RULE, |crash, server, path| {
+            let conf = |word: &str| format!("{word} {server}\npath {path}\nsshkey /root/.ssh/key\n");
+            crash.before.push('\n');
+            crash.before.push_str(&kdump_conf::same_plan(&conf("net")));
+            crash.kdump_conf = Some(conf("ssh"));
+        })?;
+    for name in ["rule", "explain"] {
+        let said = crashed.run.console.section(name).with_context(|| format!("no section {name}"))?;
+        ensure!(said.1 == 0 && !said.0.contains("10.0.2.99"), "{name}: {said:?}");
+    }
     remote.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
     super::nfs::verify(bench, &remote.dir)?;
     let logins = server.log().matches("Accepted publickey").count();
@@ -98,7 +113,7 @@ pub fn sftp(bench: &Bench<'_>) -> Result<()> {
 /// Without sftp: the dump is flattened, and everything says so. A disk, which is the second target, gets the log.
 pub fn no_sftp(bench: &Bench<'_>) -> Result<()> {
     let nature = Nature { sftp: false, ..Nature::default() };
-    let (remote, crashed, _server) = crash(bench, "ssh-no-sftp", &nature, |crash, server, path| {
+    let (remote, crashed, _server) = crash(bench, "ssh-no-sftp", &nature, PLAIN, |crash, server, path| {
         crash.settings = format!(
             "[[target]]\nssh = {server:?}\npath = {path:?}\nkey = \"/root/.ssh/key\"\n\
              [[target]]\npath = \"/var/crash\"\n"
