@@ -188,6 +188,7 @@ fn hint(seen: [u8; 8]) -> &'static str {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ": a zstd stream: restore it with `zstd -d` first",
         [0x1f, 0x8b, ..] => ": a gzip stream: restore it with `gzip -d` first",
         [0xfd, b'7', b'z', b'X', ..] => ": an xz stream: restore it with `xz -d` first",
+        [0, 0, 0, 0, 0, 0, 0, 0] => ": it is empty, or was never written to",
         _ => ", neither ELF, kdump-compressed nor flattened",
     }
 }
@@ -230,7 +231,7 @@ mod tests {
         assert_eq!(flattened.flattened(), [Some(elf.len().div_ceil(1000))]);
         for (files, want) in [
             (vec![], "no file is named"),
-            (vec![vec![]], "f0 is no dump: it starts with [00, 00, 00, 00, 00, 00, 00, 00], neither"),
+            (vec![vec![]], "f0 is no dump: it starts with [00, 00, 00, 00, 00, 00, 00, 00]: it is empty"),
             (vec![b"DISKDUMP".to_vec()], "years before kdump"),
             (vec![vec![0x04, 0x22, 0x4d, 0x18]], "lz4 -d"),
             (vec![elf.clone(), elf.clone()], "f0 is ELF: only the parts"),

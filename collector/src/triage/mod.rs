@@ -187,7 +187,13 @@ impl<'a> Dead<'a> {
 
     /// The kernel's own symbols.
     pub fn kallsyms(&self) -> Known<&Kallsyms<'a>> {
-        self.symbols.as_ref().map(|(table, _)| table).map_err(|why| Unknown::Missing(why.clone()))
+        Ok(self.names()?.0)
+    }
+
+    /// The symbols and their index. Why they are missing was noted once, when they were opened.
+    fn names(&self) -> Known<(&Kallsyms<'a>, &kallsyms::Index)> {
+        let none = |_: &String| Unknown::missing("the kernel's symbols are not known");
+        self.symbols.as_ref().map(|(table, index)| (table, index)).map_err(none)
     }
 
     /// An answer, or `None`, and a note that `what` is not known and why.

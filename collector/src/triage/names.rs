@@ -70,7 +70,7 @@ impl Dead<'_> {
         if let Some(known) = self.seen.borrow().symbols.get(name) {
             return known.ok_or_else(none);
         }
-        let (table, index) = self.symbols.as_ref().map_err(|why| Unknown::Missing(why.clone()))?;
+        let (table, index) = self.names()?;
         let found = index.find(table, name)?.map(VirtAddr::get);
         let mut seen = self.seen.borrow_mut();
         if seen.symbols.len() >= REMEMBERED {
@@ -82,7 +82,7 @@ impl Dead<'_> {
 
     /// All symbols of a name: the kernel's, then those of modules with the module's name.
     pub fn symbols_named(&self, name: &str) -> Known<Vec<(u64, Option<String>)>> {
-        let (table, index) = self.symbols.as_ref().map_err(|why| Unknown::Missing(why.clone()))?;
+        let (table, index) = self.names()?;
         let mut found: Vec<_> = index.find_all(table, name)?.into_iter().map(|at| (at.get(), None)).collect();
         for module in self.module_extents() {
             self.budget().step()?;

@@ -8,6 +8,7 @@ use collector::kernel::btf::{Kind, TypeId};
 use collector::report::{Trace, hung_task};
 use collector::triage::stack::{Code, End, Stack};
 use collector::triage::{Dead, Registers, Task, taint_letters, taint_meanings};
+use collector::vmcore::EM_X86_64;
 use serde::Serialize;
 use serde_json::json;
 use std::io::{self, Write};
@@ -41,7 +42,7 @@ pub enum AskCommand {
     /// Who called whom: of the task that the kernel died in, of others, of all CPUs
     Bt {
         /// Of what each CPU ran
-        #[arg(long, short)]
+        #[arg(long, short, conflicts_with_all = ["blocked", "pids"])]
         all: bool,
         /// Of every task that waits and cannot be interrupted (state D)
         #[arg(long, short = 'D')]
@@ -76,7 +77,7 @@ pub enum AskCommand {
     },
     /// Words of memory, 8 bytes each
     Rd {
-        /// 0xffffffff81000000, jiffies, init_task+16
+        /// 0xffffffff81000000, jiffies, init_task+16, runqueues:0 (a variable that each CPU has)
         #[arg(value_name = "ADDR|NAME")]
         at: String,
         /// How many words
@@ -91,7 +92,7 @@ pub enum AskCommand {
         /// task_struct
         #[arg(value_name = "TYPE")]
         name: String,
-        /// 0xffffffff81000000, init_task
+        /// 0xffffffff81000000, init_task, runqueues:0
         #[arg(value_name = "ADDR|NAME")]
         at: Option<String>,
         /// Which dump.
@@ -193,6 +194,9 @@ fn bt(
                 traced.push(Traced { task, stack, registers, code: None, hung: false });
             }
         }
+    }
+    if traced.is_empty() {
+        eprintln!("vmcorectl: no task was blocked (in state D)");
     }
     if json {
         let list: Vec<_> = traced
@@ -335,7 +339,7 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// An address, a symbol, or either with a distance behind it.
+/// An address, a symbol, `NAME:CPU` of what each CPU has its own of, or any of them with a distance behind it.
 fn address(dead: &Dead<'_>, text: &str) -> anyhow::Result<u64> {
     let (base, more) = text.split_once('+').unwrap_or((text, "0"));
     let more =
@@ -343,11 +347,20 @@ fn address(dead: &Dead<'_>, text: &str) -> anyhow::Result<u64> {
     if let Some(at) = number(base) {
         return Ok(at.wrapping_add(more));
     }
+    let (base, cpu) = match base.split_once(':') {
+        Some((base, cpu)) => (base, Some(cpu.parse().with_context(|| format!("{cpu:?} is no CPU"))?)),
+        None => (base, None),
+    };
     let found = dead.symbols_named(base).map_err(|e| anyhow!("{e}"))?;
-    match found.as_slice() {
-        [] => bail!("there is no symbol {base}, and it is no address: these start with 0x"),
-        [(at, _)] => Ok(at.wrapping_add(more)),
-        several => {
+    match (found.as_slice(), cpu) {
+        ([], _) => bail!("there is no symbol {base}, and it is no address: these start with 0x"),
+        ([(at, _)], Some(cpu)) => Ok(dead.percpu(cpu, *at).map_err(|e| anyhow!("{e}"))?.wrapping_add(more)),
+        // Before relocation they are counted from 0, where nothing else of a kernel is.
+        ([(at, None)], None) if dead.machine() == EM_X86_64 && *at < 1 << 32 => {
+            bail!("each CPU has its own {base}: say which, as in {base}:0")
+        }
+        ([(at, _)], None) => Ok(at.wrapping_add(more)),
+        (several, _) => {
             let all: Vec<_> = several.iter().map(|(at, _)| format!("{at:#x}")).collect();
             bail!("{} symbols are called {base}: {}", all.len(), all.join(", "))
         }
@@ -439,6 +452,9 @@ fn structure(
     let at = at.map(|at| address(dead, at)).transpose()?;
     let btf = dead.btf().map_err(|e| anyhow!("{e}"))?;
     let size = btf.size(id)?;
+    if let Some(at) = at {
+        dead.u8(at).map_err(|e| anyhow!("{at:#x}: {e}"))?;
+    }
     let mut lines = Vec::new();
     members(dead, id, at, 0, 0, &mut lines)?;
     if json {
@@ -575,6 +591,8 @@ mod tests {
             let crate::cli::Command::Ask(command) = cli.command else { panic!("{words:?}") };
             assert_eq!(command.source().dump.is_some(), words.contains(&"vmcore"), "{words:?}");
         }
-        assert!(crate::cli::Cli::try_parse_from(["vmcorectl", "sym"]).is_err());
+        for wrong in [&["sym"][..], &["bt", "-a", "1"], &["bt", "-a", "-D"], &["bt", "x"], &["struct"]] {
+            assert!(crate::cli::Cli::try_parse_from(["vmcorectl"].iter().chain(wrong)).is_err(), "{wrong:?}");
+        }
     }
 }
