@@ -17,6 +17,9 @@ pub struct Log {
     /// Records at its end that no program had read: they are nowhere else. `None`: nobody read the log, or it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unread: Option<u64>,
+    /// Which of `lines` is the first of those records; none where all of them had been read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread_from: Option<u64>,
     /// The number that the next record would have had.
     #[serde(skip)]
     next: Option<u64>,
@@ -83,6 +86,7 @@ impl Log {
             records: read.records,
             overwritten: read.first.unwrap_or(0),
             unread: None,
+            unread_from: None,
             next: read.next,
             last_us: tail.lines.iter().rev().find_map(|line| time(line)),
             lines: tail.lines.into(),
@@ -95,7 +99,17 @@ impl Log {
     pub fn find_unread(&mut self, dead: &Dead<'_>, tasks: &[Task]) {
         let reached = dead.known("who read the log", reached(dead, tasks)).flatten();
         self.unread = reached.zip(self.next).map(|(seq, next)| next.saturating_sub(seq));
+        self.unread_from = self.unread.filter(|n| *n > 0).and_then(|n| first_of_last(&self.lines, n));
     }
+}
+
+/// The index of the line that the last `records` records begin with, or of the first line where there are more of them: a
+/// record's first line has its time, its further ones are indented.
+fn first_of_last(lines: &[String], records: u64) -> Option<u64> {
+    let mut begin = lines.iter().enumerate().rev().filter(|(_, line)| line.starts_with('['));
+    let nth = usize::try_from(records.checked_sub(1)?).unwrap_or(usize::MAX);
+    let index = begin.nth(nth).map_or(0, |(index, _)| index);
+    (!lines.is_empty()).then_some(index as u64)
 }
 
 /// Microseconds of `[    1.234567] text`.
@@ -156,6 +170,15 @@ mod tests {
         assert!(tail.bytes <= KEPT && tail.lines.len() > 300, "{}", tail.lines.len());
         assert_eq!(usize::try_from(tail.left_out).unwrap() + tail.lines.len(), 1000);
         assert!(tail.lines.back().is_some_and(|l| l.starts_with(" 999")));
+    }
+
+    #[test]
+    fn the_place_up_to_which_it_was_read() {
+        let lines = ["[ 1.0] a", "[ 2.0] b", "       more", "[ 3.0] [x]"].map(str::to_owned);
+        for (records, wanted) in [(0, None), (1, Some(3)), (2, Some(1)), (3, Some(0)), (9, Some(0))] {
+            assert_eq!(first_of_last(&lines, records), wanted, "{records}");
+        }
+        assert_eq!(first_of_last(&[], 1), None);
     }
 
     #[test]

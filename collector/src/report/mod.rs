@@ -11,8 +11,10 @@ pub mod disks;
 pub mod evidence;
 pub mod html;
 pub mod log;
+pub mod machine_check;
 pub mod memory;
 pub mod mounts;
+pub mod pages;
 pub mod signature;
 pub mod stack;
 pub mod system;
@@ -26,6 +28,7 @@ use blocked::Waiting;
 use disks::Disk;
 use evidence::Evidence;
 use log::Log;
+use machine_check::MachineChecks;
 use memory::Memory;
 use mounts::Mount;
 use serde::Serialize;
@@ -78,7 +81,7 @@ pub struct Report {
     pub verdict: Verdict,
     /// Whose report it is.
     pub kernel: CrashedKernel,
-    /// Microseconds from boot to the last line of the log.
+    /// Microseconds since boot, sleep included; where the kernel's clock is not known, to the last line of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uptime_us: Option<u64>,
     /// The machine.
@@ -98,6 +101,8 @@ pub struct Report {
     pub cpus: Vec<Trace>,
     /// Tasks that waited.
     pub waiting: Waiting,
+    /// What processors reported of broken hardware.
+    pub machine_checks: MachineChecks,
     /// Disks with requests under way.
     pub disks: Vec<Disk>,
     /// Memory.
@@ -127,10 +132,13 @@ impl Report {
         let system = System::of(dead);
         let tasks = dead.tasks();
         let hung = hung(dead, &message, &evidence, &tasks);
+        let machine_checks = MachineChecks::of(dead);
         let cpus = dead.known("CPUs", dead.online_cpus()).unwrap_or_default();
         let others = cpus.iter().filter(|cpu| Some(**cpu) != died && !dead.is_live()).take(MAX_CPUS);
         let cpus: Vec<Trace> = others.filter_map(|cpu| trace(dead, *cpu)).collect();
         let waiting = Waiting::of(dead, &tasks);
+        // A clock that nobody advances any more may be behind the last words.
+        let uptime_us = dead.known("uptime", system::uptime_us(dead)).max(log.last_us);
         let disks = disks::in_flight(dead, log.last_us.and_then(|us| us.checked_mul(1000)));
         let memory = Memory::of(dead);
         log.find_unread(dead, &tasks);
@@ -147,6 +155,7 @@ impl Report {
                 evidence: &evidence,
                 panic: panic.as_ref().map(|trace| subject(trace, &panic_calls)),
                 hung: hung.as_ref().map(|trace| subject(trace, &hung_calls)),
+                machine_checks: &machine_checks.records,
                 disks: &disks,
                 circles: &waiting.circles,
                 foreign: &foreign,
@@ -158,7 +167,7 @@ impl Report {
             schema: SCHEMA,
             verdict,
             kernel,
-            uptime_us: log.last_us,
+            uptime_us,
             system,
             registers: died.and_then(|cpu| dead.registers(cpu)).iter().flat_map(Registers::each).collect(),
             code: panic.as_ref().and_then(|trace| code(dead, trace)),
@@ -166,6 +175,7 @@ impl Report {
             hung,
             cpus,
             waiting,
+            machine_checks,
             disks,
             memory,
             processes: processes(&tasks),

@@ -1,6 +1,6 @@
 //! The machine and its kernel: hardware, command line, taint, modules, load.
 
-use crate::triage::{Dead, Known, Module, taint_letters, taint_meanings};
+use crate::triage::{Dead, Known, Module, Unknown, taint_letters, taint_meanings};
 use serde::Serialize;
 
 /// What ran.
@@ -80,4 +80,35 @@ fn load(dead: &Dead<'_>) -> Known<[u64; 3]> {
 
 fn command_line(dead: &Dead<'_>) -> Known<String> {
     dead.cstring(dead.u64(dead.symbol("saved_command_line")?)?, 4096)
+}
+
+/// Microseconds since boot, sleep included, when the timekeeper was last advanced: what /proc/uptime says.
+///
+/// `tk_core`, a structure without a name; `struct tk_data` since Linux commit 206db8b13619 ("timekeeping: Define a struct type
+/// for tk_core to make it reusable") (in v6.13), and the first of `timekeeper_data` since Linux commit 22c62b9a84b8
+/// ("timekeeping: Introduce auxiliary timekeepers") (in v6.17).
+pub(super) fn uptime_us(dead: &Dead<'_>) -> Known<u64> {
+    let core = dead.symbol("tk_core").or_else(|why| dead.symbol("timekeeper_data").map_err(|_| why))?;
+    let skip = match dead.member("tk_data", "timekeeper") {
+        Ok(member) => member.offset,
+        // What lies before it is its sequence counter.
+        Err(_) => {
+            let counter = dead.size_of("seqcount_raw_spinlock_t").or_else(|_| dead.size_of("seqcount_t"))?;
+            counter.next_multiple_of(8)
+        }
+    };
+    let at = core.wrapping_add(skip);
+    let get = |path| dead.signed(at, "timekeeper", path);
+    // Up to the last full second, which is there twice: where they differ, this is no timekeeper.
+    let base = get("tkr_mono.base")?;
+    let seconds = get("xtime_sec")?.checked_add(get("wall_to_monotonic.tv_sec")?);
+    let nanoseconds = get("wall_to_monotonic.tv_nsec")?;
+    if seconds.and_then(|s| s.checked_mul(1_000_000_000)?.checked_add(nanoseconds)) != Some(base) {
+        return Err(Unknown::senseless("the kernel's clock contradicts itself"));
+    }
+    let shift = u32::try_from(get("tkr_mono.shift")?).unwrap_or(u32::MAX);
+    let more = dead.get(at, "timekeeper", "tkr_mono.xtime_nsec")?.checked_shr(shift).unwrap_or(0);
+    let asleep = get("offs_boot")?;
+    let all = base.checked_add_unsigned(more).and_then(|ns| u64::try_from(ns.checked_add(asleep)?).ok());
+    Ok(all.ok_or_else(|| Unknown::senseless("the kernel's clock is before its start"))? / 1000)
 }

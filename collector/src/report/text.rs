@@ -1,5 +1,6 @@
 //! The report as text: made for reading, in lines of 100 columns, and never longer than a person reads.
 
+use super::machine_check::MachineChecks;
 use super::memory::Memory;
 use super::{Report, Trace};
 use crate::triage::stack::{Code, End, How, Stack};
@@ -18,8 +19,12 @@ const OTHERS: usize = 150;
 const GROUPS: usize = 12;
 const MOUNTS: usize = 30;
 const CPUS: usize = 16;
+const MACHINE_CHECKS: usize = 8;
 /// Frames of a stack that are shown.
 const FRAMES: usize = 40;
+
+/// Stands in the log before the first record that no program had read.
+pub(super) const UNREAD: &str = "---- no program had read what follows ----";
 
 /// What is written so far.
 struct Page {
@@ -90,6 +95,7 @@ pub fn text(report: &Report) -> String {
         more(&mut page, report.cpus.len(), CPUS, "CPUs");
     }
     waiting(&mut page, report);
+    machine_checks(&mut page, &report.machine_checks);
     memory(&mut page, &report.memory);
     processes(&mut page, report);
     mounts(&mut page, report);
@@ -145,8 +151,8 @@ fn machine(page: &mut Page, report: &Report) {
     let join = |parts: &[Option<&str>]| parts.iter().flatten().copied().collect::<Vec<_>>().join(", ");
     page.field("hardware", &join(&[system.hardware.as_deref(), system.firmware.as_deref()]));
     let ram = report.memory.total.map(|kib| format!("{} MiB of memory", kib >> 10));
-    let cpus = format!("{} online", system.cpus);
-    page.field("CPUs", &join(&[Some(&cpus), system.cpu.as_deref(), ram.as_deref()]));
+    let cpus = (system.cpus > 0).then(|| format!("{} online", system.cpus));
+    page.field("CPUs", &join(&[cpus.as_deref(), system.cpu.as_deref(), ram.as_deref()]));
     if let Some(load) = system.load {
         let shown: Vec<String> = load.iter().map(|n| format!("{}.{:02}", n / 100, n % 100)).collect();
         page.field("load", &shown.join(", "));
@@ -164,8 +170,10 @@ fn machine(page: &mut Page, report: &Report) {
         .iter()
         .map(|m| if m.taint.is_empty() { m.name.clone() } else { format!("{}({})", m.name, m.taint) })
         .collect();
-    let names = if names.is_empty() { "none".to_owned() } else { names.join(" ") };
-    page.field("modules", &names);
+    let shown = names.join(" ");
+    // Where nothing is known, modules are not either.
+    let none = if system.cpus > 0 { "none" } else { "" };
+    page.field("modules", if names.is_empty() { none } else { &shown });
 }
 
 fn whole(page: &mut Page, trace: &Trace) {
@@ -204,7 +212,7 @@ fn stack(page: &mut Page, stack: &Stack, most: usize) {
 /// What was executed, as an oops shows it and as instructions.
 fn code(page: &mut Page, report: &Report) {
     let Some(Code { at, bytes, instructions }) = &report.code else { return };
-    page.sentence("  code", 6, bytes);
+    page.sentence("  code  ", 8, bytes);
     for line in instructions {
         let arrow = if line.current { "=>" } else { "  " };
         let offset = line.offset.map(|offset| format!("+{offset:#x}")).unwrap_or_default();
@@ -266,7 +274,30 @@ fn waiting(page: &mut Page, report: &Report) {
     more(page, waiting.groups.len(), GROUPS, "groups");
 }
 
+/// Shown of a kernel that has any.
+fn machine_checks(page: &mut Page, checks: &MachineChecks) {
+    if checks.records.is_empty() && checks.exceptions == 0 {
+        return;
+    }
+    page.head("hardware errors");
+    for one in checks.records.iter().take(MACHINE_CHECKS) {
+        page.sentence("", 4, &one.to_string());
+        let misc = one.misc.map(|misc| format!(", misc {misc:#x}")).unwrap_or_default();
+        let how = if one.exception { "it ended in an exception" } else { "it was still to be reported" };
+        page.sentence(
+            "    ",
+            4,
+            &format!("status {:#018x}{misc}, {}; {how}", one.status, utc::readable(one.time)),
+        );
+    }
+    more(page, checks.records.len(), MACHINE_CHECKS, "records");
+    page.line(&format!("machine check exceptions since boot: {}", checks.exceptions));
+}
+
 fn memory(page: &mut Page, memory: &Memory) {
+    if *memory == Memory::default() {
+        return;
+    }
     page.head("memory");
     for remark in &memory.remarks {
         page.sentence(&format!("{} ", remark.mark), 4, &remark.text);
@@ -352,9 +383,14 @@ fn memory(page: &mut Page, memory: &Memory) {
 }
 
 fn processes(page: &mut Page, report: &Report) {
+    if report.processes.is_empty() {
+        return;
+    }
     page.head("processes by memory");
     page.line("    pid    ppid state cpu     RSS KiB threads name");
-    for process in report.processes.iter().take(PROCESSES) {
+    // The kernel's own threads have no memory.
+    let shown = report.processes.iter().take(PROCESSES).filter(|process| process.rss_kib > 0).count();
+    for process in report.processes.iter().take(shown) {
         page.line(&format!(
             "{:>7} {:>7} {:<5} {:>3} {:>11} {:>7} {}",
             process.pid,
@@ -367,12 +403,12 @@ fn processes(page: &mut Page, report: &Report) {
         ));
     }
     // The others by name, with what each did.
-    let rest = report.processes.iter().skip(PROCESSES).take(OTHERS);
+    let rest = report.processes.iter().skip(shown).take(OTHERS);
     let rest: Vec<String> = rest.map(|p| format!("{} {} {}", p.pid, p.name, p.state)).collect();
     if !rest.is_empty() {
-        page.sentence("others:", 4, &rest.join(", "));
+        page.sentence("others: ", 4, &rest.join(", "));
     }
-    more(page, report.processes.len(), PROCESSES + OTHERS, "processes");
+    more(page, report.processes.len(), shown + OTHERS, "processes");
 }
 
 /// File systems that store nothing, and are everywhere.
@@ -438,7 +474,12 @@ fn log(page: &mut Page, report: &Report) {
     if left_out > 0 {
         page.line(&format!("[{left_out} lines before these: vmcorectl log]"));
     }
-    for line in log.lines.iter().skip(log.lines.len() - fits) {
+    let unread = log.unread_from.and_then(|index| usize::try_from(index).ok());
+    let first = log.lines.len() - fits;
+    for (index, line) in log.lines.iter().enumerate().skip(first) {
+        if unread.is_some_and(|unread| unread.max(first) == index) {
+            page.line(UNREAD);
+        }
         // What is wider goes on in the next line: nothing of the log is lost.
         let mut rest = line.as_str();
         for part in 0..3 {

@@ -2,6 +2,7 @@
 
 use super::disks::Disk;
 use super::evidence::{Evidence, text};
+use super::machine_check::MachineCheck;
 use super::signature::signature;
 use super::stack::{Call, Of, telling};
 use serde::Serialize;
@@ -97,6 +98,8 @@ pub struct Facts<'f> {
     pub panic: Option<Subject<'f>>,
     /// The task that a hung-task panic is about.
     pub hung: Option<Subject<'f>>,
+    /// What processors reported.
+    pub machine_checks: &'f [MachineCheck],
     /// Disks with requests under way.
     pub disks: &'f [Disk],
     /// Tasks that wait for each other.
@@ -271,13 +274,18 @@ impl Verdict {
             Kind::HungStorage => &facts.evidence.storage,
             _ => &facts.evidence.bugs,
         };
+        if kind == Kind::Hardware {
+            evidence.extend(facts.machine_checks.iter().take(4).map(ToString::to_string));
+        }
         if kind != Kind::Requested {
             evidence.extend(lines.iter().map(|line| text(line).to_owned()));
         }
-        if kind != Kind::Hardware
-            && (!facts.evidence.hardware.is_empty() || facts.taint & TAINT_MACHINE_CHECK != 0)
-        {
+        let reported = !facts.evidence.hardware.is_empty()
+            || !facts.machine_checks.is_empty()
+            || facts.taint & TAINT_MACHINE_CHECK != 0;
+        if kind != Kind::Hardware && reported {
             evidence.push("the hardware had reported errors before: the cause may be there".to_owned());
+            evidence.extend(facts.machine_checks.iter().take(2).map(ToString::to_string));
             evidence.extend(facts.evidence.hardware.iter().take(2).map(|line| text(line).to_owned()));
         }
         let mut unique: Vec<String> = Vec::new();
@@ -433,6 +441,7 @@ mod tests {
                 evidence: &Evidence::default(),
                 panic: Some(Subject { name: "sh", pid: 7, calls: &panic }),
                 hung: Some(Subject { name: "sh", pid: 8, calls: &hung_calls }).filter(|_| !hung.is_empty()),
+                machine_checks: &[],
                 disks,
                 circles: &[],
                 foreign: &foreign,
@@ -459,6 +468,7 @@ mod tests {
             evidence: &evidence,
             panic: None,
             hung: None,
+            machine_checks: &[],
             disks: &[],
             circles: &[],
             foreign: &[],

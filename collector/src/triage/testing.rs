@@ -9,6 +9,8 @@ pub(crate) const TEXT: u64 = 0xffff_ffff_8100_0000;
 pub(crate) const DATA: u64 = TEXT + 0x1000;
 const ORC: u64 = TEXT + 0x3000;
 const BTF: u64 = TEXT + 0x4000;
+const CLOCK: u64 = DATA + 0x1000;
+const POOL: u64 = DATA + 0x1100;
 const TABLES: u64 = TEXT + 0x8000;
 pub(crate) const HEAP: u64 = 0xffff_8880_0000_0000;
 pub(crate) const STACKS: u64 = HEAP + 0x10_0000;
@@ -105,6 +107,27 @@ fn types() -> Types {
             ("taints", long, 64),
         ],
     );
+    let fields = ["status", "misc", "addr", "mcgstatus", "ip", "tsc", "time"];
+    let mut record: Vec<_> = (0..).step_by(8).zip(fields).map(|(at, name)| (name, long, at)).collect();
+    record.extend([("cpuvendor", letter, 56), ("bank", letter, 57), ("extcpu", int, 60)]);
+    let record = t.composite(4, "mce", 64, &record);
+    t.composite(4, "mce_evt_llist", 72, &[("llnode", long, 0), ("mce", record, 8)]);
+    t.composite(4, "gen_pool", 24, &[("chunks", head, 0), ("min_alloc_order", int, 16)]);
+    let bits = t.array(long, 0);
+    let chunk =
+        [("next_chunk", head, 0), ("start_addr", long, 16), ("end_addr", long, 24), ("bits", bits, 32)];
+    t.composite(4, "gen_pool_chunk", 32, &chunk);
+    t.composite(4, "seqcount_t", 4, &[("sequence", int, 0)]);
+    let read =
+        t.composite(4, "tk_read_base", 24, &[("base", long, 0), ("xtime_nsec", long, 8), ("shift", int, 16)]);
+    let time = t.composite(4, "timespec64", 16, &[("tv_sec", long, 0), ("tv_nsec", long, 8)]);
+    let keeper = [
+        ("tkr_mono", read, 0),
+        ("xtime_sec", long, 24),
+        ("wall_to_monotonic", time, 32),
+        ("offs_boot", long, 48),
+    ];
+    t.composite(4, "timekeeper", 56, &keeper);
     t.enumeration("zone_stat_item", &[("NR_FREE_PAGES", 0), ("NR_LAST", 7)]);
     t
 }
@@ -178,11 +201,22 @@ pub(crate) fn kernel(renumbered: bool) -> (Flat, VmcoreInfo) {
     words(&mut ram, DATA + 0x40, &[CPU]);
     ram.put32(DATA + 0x48, 1);
     words(&mut ram, DATA + 0x50, &[DATA + 0x50, DATA + 0x50]);
+    // A clock at 12.5 s that slept for 1 s; a machine check that a CPU was in, and a corrected one that waits in the pool.
+    let second = 1_000_000_000;
+    words(&mut ram, CLOCK + 8, &[12 * second, (second / 2) << 8, 8, 1012, u64::MAX - 999, 0, second]);
+    words(&mut ram, CPU + 0x40, &[0xbe00_0000_0000_0135, 0x8c, 0x123_4000, 5, 0, 7, 6, 4 << 8]);
+    ram.put32(CPU + 0x90, 1);
+    words(&mut ram, DATA + 0x60, &[POOL]);
+    words(&mut ram, POOL, &[POOL + 0x40, POOL + 0x40, 7]);
+    words(&mut ram, POOL + 0x40, &[POOL, POOL, POOL + 0x100, POOL + 0x2ff, 0b1010]);
+    words(&mut ram, POOL + 0x188, &[0x9400_0000_0000_009f, 0, 0x5000, 0, 0, 0, 5, 7 << 8 | 3 << 32]);
     let len = types().put(&mut ram, BTF);
     let symbols = [
         ("A__per_cpu_start", 0),
         ("Acurrent_task", 0),
         ("Arunqueues", 0x10),
+        ("Amces_seen", 0x40),
+        ("Amce_exception_count", 0x90),
         ("A__per_cpu_end", 0x100),
         ("T_stext", TEXT),
         ("Twork_a", TEXT + 0x100),
@@ -195,7 +229,9 @@ pub(crate) fn kernel(renumbered: bool) -> (Flat, VmcoreInfo) {
         ("D__per_cpu_offset", DATA + 0x40),
         ("Dnr_cpu_ids", DATA + 0x48),
         ("Dmodules", DATA + 0x50),
+        ("Bmce_evt_pool", DATA + 0x60),
         ("Dinit_task", TASKS[0]),
+        ("Dtk_core", CLOCK),
         ("R__start_orc_unwind_ip", ORC),
         ("R__stop_orc_unwind_ip", ORC + entries.len() as u64 * 4),
         ("R__start_orc_unwind", ORC + 0x100),

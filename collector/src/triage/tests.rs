@@ -60,6 +60,47 @@ fn stacks_by_orc_of_either_numbering_and_by_calls() {
 }
 
 #[test]
+fn the_clock_and_what_the_hardware_reported() {
+    let (memory, info) = kernel(false);
+    ask(&memory, &info, |dead| {
+        let report = Report::of(dead, CrashedKernel::default());
+        assert_eq!(report.uptime_us, Some(13_500_000));
+        assert_eq!(report.machine_checks.exceptions, 1);
+        let shown: Vec<_> =
+            report.machine_checks.records.iter().map(|r| (r.exception, r.to_string())).collect();
+        let wanted = [
+            (
+                true,
+                "CPU 0, bank 4: uncorrected, processor context corrupt: data cache of level 1, a data read, at \
+                 physical address 0x1234000",
+            ),
+            (false, "CPU 3, bank 7: corrected: memory controller, a read, at physical address 0x5000"),
+        ];
+        assert_eq!(shown, wanted.map(|(exception, line)| (exception, line.to_owned())));
+        assert_eq!(report.verdict.evidence[2..4], [wanted[0].1, wanted[1].1].map(str::to_owned));
+        let said = text::text(&report);
+        assert!(
+            said.contains("== hardware errors ==") && said.contains("status 0xbe00000000000135, misc 0x8c"),
+            "{said}"
+        );
+        let unknown = dead.unknown();
+        assert!(!unknown.iter().any(|u| u.contains("machine checks") || u.contains("uptime")), "{unknown:?}");
+    });
+    // A clock whose two ways to say the same differ is none.
+    let mut memory = memory;
+    let (_, page) = memory.pages.iter_mut().find(|(at, _)| *at == TEXT + 0x2000).unwrap();
+    page[8] ^= 1;
+    ask(&memory, &info, |dead| {
+        assert_eq!(Report::of(dead, CrashedKernel::default()).uptime_us, None);
+        assert!(
+            dead.unknown().iter().any(|u| u.contains("clock contradicts itself")),
+            "{:?}",
+            dead.unknown()
+        );
+    });
+}
+
+#[test]
 fn a_list_that_runs_in_a_circle_ends_and_is_told() {
     let (mut memory, info) = kernel(false);
     let (_, page) = memory.pages.iter_mut().find(|(at, _)| *at == HEAP).unwrap();

@@ -2,7 +2,8 @@
 
 use super::open;
 use collector::engine::{Engine, chain};
-use collector::report::{Report, html, text};
+use collector::report::html::{self, Held};
+use collector::report::{Report, pages, text};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,13 +77,24 @@ pub fn triage(file: &Path, shape: Shape) -> Result<String, String> {
     let mut engine = Engine::open(input.source()).map_err(|e| chain(&e))?;
     let kernel = engine.kernel();
     let report = engine.triage(LIMIT, |dead| Report::of(dead, kernel));
-    let held = engine.vmcore().held();
     Ok(match shape {
         Shape::Text => text::text(&report),
         Shape::Json => report.json() + "\n",
-        Shape::Html => html::html(&report, Some(held)),
-        Shape::Memory => text::memory_text(&report.memory),
+        Shape::Html => html::html(&report, Some(&held(&mut engine))),
+        Shape::Memory => match text::memory_text(&report.memory) {
+            said if said.is_empty() => {
+                let why = report.unknown.first().map_or("", String::as_str);
+                return Err(format!("where memory went is not known: {why}"));
+            }
+            said => said,
+        },
     })
+}
+
+fn held(engine: &mut Engine<'_>) -> Held {
+    let bytes = engine.vmcore().held();
+    let (page, classes) = pages::classes(engine).unwrap_or((4096, Vec::new()));
+    Held { bytes, page, classes }
 }
 
 /// Writes the kernel log of a dump.
