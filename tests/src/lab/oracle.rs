@@ -149,8 +149,10 @@ print(thread.stack_trace())
         )
     }
 
-    /// All tasks, those of idle CPUs among them, and their stacks without inlined frames.
-    pub fn threads(&self, dump: &Path, vmlinux: &Path) -> Result<Vec<Thread>> {
+    /// All tasks, those of idle CPUs among them, and their stacks without inlined frames. `debug`: vmlinux, and modules.
+    pub fn threads(&self, dump: &Path, debug: &[&Path]) -> Result<Vec<Thread>> {
+        let arguments: Vec<&std::ffi::OsStr> =
+            std::iter::once(dump).chain(debug.iter().copied()).map(Path::as_os_str).collect();
         let said = self.script(
             r"
 import sys, json, drgn
@@ -160,7 +162,7 @@ from drgn.helpers.linux.cpumask import for_each_possible_cpu
 from drgn.helpers.linux.mm import task_rss
 prog = drgn.Program()
 prog.set_core_dump(sys.argv[1])
-try: prog.load_debug_info([sys.argv[2]])
+try: prog.load_debug_info(sys.argv[2:])
 except drgn.MissingDebugInfoError: pass
 def frame(frame):
     names = []
@@ -171,6 +173,14 @@ def frame(frame):
         except LookupError: pass
         names.append(frame.name)
     return {'at': frame.pc, 'names': names}
+def frames(task):
+    found = []
+    for one in prog.stack_trace(task):
+        if one.is_inline: continue
+        found.append(frame(one))
+        # Of the init code of a module that is being loaded it knows nothing, and guesses what called it.
+        if one.pc >> 63 and one.name.startswith('0x'): break
+    return found
 def thread(task):
     comm = task.comm.string_().decode(errors='replace')
     rss = task_rss(prog, task)
@@ -178,12 +188,12 @@ def thread(task):
         'at': task.value_(), 'pid': task.pid.value_(), 'tgid': task.tgid.value_(),
         'ppid': task.real_parent.tgid.value_(), 'comm': comm, 'state': task_state_to_char(task),
         'rss_pages': rss.file + rss.anon + rss.shmem,
-        'frames': [frame(f) for f in prog.stack_trace(task) if not f.is_inline],
+        'frames': frames(task),
     }
 tasks = [idle_task(prog, cpu) for cpu in for_each_possible_cpu(prog)]
 print(json.dumps([thread(task) for task in tasks + list(for_each_task(prog))]))
 ",
-            &[dump.as_ref(), vmlinux.as_ref()],
+            &arguments,
         )?;
         serde_json::from_str(&said).with_context(|| format!("drgn's script said {said:?}"))
     }

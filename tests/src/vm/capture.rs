@@ -339,7 +339,7 @@ impl Judge<'_> {
             "drgn's stack:\n{stack}"
         );
         ensure!(stack.starts_with("1 init\n"), "drgn's crashed thread:\n{stack}");
-        super::stacks::stacks_agree(self.bench.drgn()?, &vmcore, vmlinux)?;
+        super::stacks::stacks_agree(self.bench.drgn()?, &vmcore, &[vmlinux])?;
         // Debian 12's crash, 8.0.2, cannot open any 6.12 dump.
         if self.series == Series::V6_1 {
             let said = oracle::crash(&[&vmcore], vmlinux, "bt -a\nlog\nkmem -i\nsys")?;

@@ -94,7 +94,7 @@ impl Differential<'_> {
             ("flattened", |work| work.flattened()),
             ("split", |work| work.split()),
             ("readers", |work| work.readers()),
-            ("stacks", |work| stacks_agree(work.with.drgn, work.with.raw, work.with.vmlinux)),
+            ("stacks", |work| stacks_agree(work.with.drgn, work.with.raw, &[work.with.vmlinux])),
         ];
         for (name, step) in steps {
             let start = Instant::now();

@@ -68,6 +68,22 @@ pub fn engine_hangs(bench: &Bench<'_>) -> Result<()> {
     partial(&faulty(bench, "engine-hangs", "engine-hang@50")?, Code::DEADLINE)
 }
 
+/// The report on the crash stops moving: after its deadline there is a dump, and none of the report.
+pub fn report_hangs(bench: &Bench<'_>) -> Result<()> {
+    let dump = faulty(bench, "report-hangs", "triage-hang")?.dump()?;
+    dump.expect(Outcome::Complete, &["manifest.json", "vmcore", "vmcore-dmesg.txt"])?;
+    no_report(&dump)
+}
+
+/// The failure is told, and the report is not there.
+fn no_report(dump: &Dump) -> Result<()> {
+    let problems = &dump.manifest.problems;
+    ensure!(problems.iter().any(|p| p.code == Code::TRIAGE_FAILED), "no word of the report: {problems:#?}");
+    ensure!(dump.manifest.triage.is_none(), "{:#?}", dump.manifest.triage);
+    ensure!(!dump.dir.join("triage.txt").exists(), "there is a report");
+    Ok(())
+}
+
 /// The engine eats all memory of the crash kernel: either the kernel kills it, and PID 1 finishes, or there is nothing
 /// left to kill and the kernel panics; both end in a restart.
 pub fn engine_out_of_memory(bench: &Bench<'_>) -> Result<()> {
@@ -108,11 +124,14 @@ pub fn target_full(bench: &Bench<'_>) -> Result<()> {
     partial(&crashed, Code::TARGET_FULL)
 }
 
-/// Everything does not fit, but what matters most does.
+/// Everything does not fit, but what matters most does. The report on the crash panics, which costs nothing else.
 pub fn target_small(bench: &Bench<'_>) -> Result<()> {
     let mut crash = Crash::new(bench, "target-small", Series::V6_1)?;
-    crash.settings =
-        format!("[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\nlevel = 0\n{LIMITS}");
+    crash.settings = format!(
+        "[[target]]\npath = \"/var/crash\"\n[[dump]]\nfile = \"vmcore\"\nlevel = 0\n{LIMITS}\
+             [kernel]\nappend = [\"vmcored.fault=triage-panic\"]\n\
+             [image]\ncollector = \"/usr/lib/vmcored/vmcore-collect-faults\"\n"
+    );
     crash.disk = (96, Contents::Ext4);
     // Memory that no codec makes small.
     "mount -t tmpfs -o size=200m tmp /tmp; dd if=/dev/urandom of=/tmp/noise bs=1M count=150 2>/dev/null"
@@ -128,7 +147,7 @@ pub fn target_small(bench: &Bench<'_>) -> Result<()> {
         dump.manifest.problems
     );
     ensure!(dump.manifest.dumps.iter().all(|d| d.level_applied == 31), "{:#?}", dump.manifest.dumps);
-    Ok(())
+    no_report(&dump)
 }
 
 /// The first target is not there, the second takes the dump, and the disk, whose turn never comes, has the log.

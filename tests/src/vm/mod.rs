@@ -100,9 +100,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario { name: "arm-refusals", run: arming::refusals },
 ];
 
-/// Those that run only when they are named: each death on the other kernel.
+/// Those that run only when they are named: each death on the other kernel, and what waits for most of a minute.
 pub const ON_REQUEST: &[Scenario] = &[
     Scenario { name: "storage-fat", run: storage::fat },
+    Scenario { name: "report-hangs", run: fault::report_hangs },
     Scenario { name: "triage-sysrq-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::SYSRQ) },
     Scenario { name: "triage-cpu1-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::CPU1) },
     Scenario { name: "triage-mce-6.12", run: |b| triage::dies(b, Series::V6_12, &triage::MCE) },

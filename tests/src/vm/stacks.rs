@@ -13,9 +13,9 @@ use std::time::Duration;
 /// Asserts that for every task of a dump name, state, parent, memory and each frame of its stack are as drgn has them.
 ///
 /// Of frames the addresses are compared, and the names of functions: but not of assembly, where a label is as good as the
-/// symbol, and not inlined ones, which only DWARF knows. drgn may end earlier.
-pub fn stacks_agree(drgn: &Drgn, dump: &Path, vmlinux: &Path) -> Result<()> {
-    let theirs = drgn.threads(dump, vmlinux)?;
+/// symbol, and not inlined ones, which only DWARF knows. drgn may end earlier. `debug`: vmlinux, and the modules that matter.
+pub fn stacks_agree(drgn: &Drgn, dump: &Path, debug: &[&Path]) -> Result<()> {
+    let theirs = drgn.threads(dump, debug)?;
     let input = Input::open(&[dump])?;
     let mut engine = Engine::open(input.source())?;
     let (ours, unknown) = engine.triage(Duration::from_secs(60), |dead| {

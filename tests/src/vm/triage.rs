@@ -3,6 +3,7 @@
 
 use super::crash::{Crash, Crashed, Dump};
 use super::runner::Bench;
+use super::stacks::stacks_agree;
 use crate::lab::command::{output, talk, tool};
 use crate::lab::kernel::Series;
 use crate::lab::machine::Machine;
@@ -219,11 +220,24 @@ pub fn dies(bench: &Bench<'_>, series: Series, death: &Death) -> Result<()> {
     if death.name == SYSRQ.name {
         live(&crashed)?;
     }
+    // As an engineer with all debuginfo sees every stack: the module's is in the file that was loaded.
+    let mut debug = vec![bench.vmlinux(series)?];
+    if death.module.is_some() {
+        debug.push(bench.crasher(series)?);
+    }
+    stacks_agree(bench.drgn()?, &dump.dir.join("vmcore"), &debug)?;
+    if death.name == HUNG.name {
+        hung(bench, &dump.dir.join("vmcore"))?;
+    }
     let report: Value = serde_json::from_str(&written)?;
+    if death.name == MCE.name {
+        machine_check(&report, &text)?;
+    }
+    uptime(&crashed, &report)?;
     verdict(death, &report).with_context(|| format!("{}:\n{text}", dump.dir.display()))?;
     record(series, death, &dump, &report)?;
     shape(&text)?;
-    log(&crashed, &dump, &report)?;
+    log(&crashed, &dump, &report, &text)?;
     memory(&crashed, death, &report).with_context(|| format!("{}", dump.dir.display()))
 }
 
@@ -262,6 +276,53 @@ fn same(bench: &Bench<'_>, dump: &Path, text: &str, json: &str) -> Result<()> {
     Ok(())
 }
 
+/// Who found it is not who hung: the stack of the latter is shown, too, and those of both by their state.
+fn hung(bench: &Bench<'_>, dump: &Path) -> Result<()> {
+    let bt =
+        |option: &str| output(Command::new(&bench.programs.control).args(["bt", option, "-d"]).arg(dump));
+    let plain = output(Command::new(&bench.programs.control).args(["bt", "-d"]).arg(dump))?;
+    for said in [plain, bt("-a")?] {
+        let (found, shown) = said.split_once(", which was hung").context(said.clone())?;
+        ensure!(found.contains("khungtaskd") && shown.contains("crasher_"), "{said}");
+        ensure!(found.lines().last().is_some_and(|line| line.contains("crasher-")), "{said}");
+    }
+    let blocked = bt("-D")?;
+    let tasks: Vec<&str> = blocked.lines().filter(|line| line.contains("  UN  ")).collect();
+    ensure!(tasks.len() >= 2 && tasks.iter().all(|line| line.starts_with("PID ")), "{blocked}");
+    ensure!(["crasher-one", "crasher-two"].iter().all(|name| blocked.contains(name)), "{blocked}");
+    Ok(())
+}
+
+/// The kernel's own record is what QEMU was told to have happened, decoded.
+fn machine_check(report: &Value, text: &str) -> Result<()> {
+    let checks = &report["machine_checks"];
+    let one = &checks["records"][0];
+    let same = one["cpu"] == 0
+        && one["bank"] == 4
+        && one["status"] == "0xbe00000000000135"
+        && one["address"] == "0x1234000"
+        && one["misc"] == "0x8c"
+        && one["severity"] == "uncorrected"
+        && one["flags"] == json!(["processor context corrupt"])
+        && one["exception"] == true;
+    ensure!(same && checks["exceptions"] == 1, "machine checks {checks}");
+    let said = "CPU 0, bank 4: uncorrected, processor context corrupt: data cache of level 1, a data read, at physical address \
+                0x1234000";
+    let evidence = &report["verdict"]["evidence"];
+    ensure!(evidence.as_array().is_some_and(|lines| lines.iter().any(|line| line == said)), "{evidence}");
+    ensure!(text.contains("== hardware errors =") && text.contains("status 0xbe00000000000135"), "{text}");
+    Ok(())
+}
+
+/// As /proc/uptime has it, and the time that passed until it died.
+fn uptime(crashed: &Crashed, report: &Value) -> Result<()> {
+    let (said, _) = crashed.run.console.section("uptime").context("no /proc/uptime on the console")?;
+    let seconds: f64 = said.split_whitespace().next().context("an empty /proc/uptime")?.parse()?;
+    let is = Duration::from_micros(report["uptime_us"].as_u64().context("no uptime")?).as_secs_f64();
+    ensure!((seconds - 0.1..seconds + 120.0).contains(&is), "up for {is} s, {seconds} s before it died");
+    Ok(())
+}
+
 /// The page works in a browser: the verdict, the picture of memory, the search in the log.
 fn browsed(bench: &Bench<'_>, dump: &Path, scratch: &Path) -> Result<()> {
     let page = scratch.join("triage.html");
@@ -289,10 +350,15 @@ fn browsed(bench: &Bench<'_>, dump: &Path, scratch: &Path) -> Result<()> {
         all.contains("software bug in crasher_null") && all.matches("<div style=\"flex:").count() > 5,
         "{all}"
     );
+    let (_, kept) = all.split_once("id=\"kept\"").context("what was kept is not shown")?;
+    let wanted = [">The dump has ", "the kernel's ", " all kept", "none kept", "class=\"out\"", "free "];
+    ensure!(wanted.iter().all(|w| all.contains(w)) && kept.contains("</i>programs"), "{all}");
+    let (_, died) = all.split_once("<summary>the task that died</summary>").context("no stack is shown")?;
     ensure!(
-        all.contains("id=\"kept\"") && all.contains("the dump has "),
-        "what was kept is not shown:\n{all}"
+        died.split_once("</pre>").is_some_and(|(stack, _)| stack.contains("  #0   crasher_null")),
+        "{died}"
     );
+    ensure!(all.contains("---- no program had read what follows ----"), "no mark in the log");
     let (every, found) = (lines(&all)?, lines(&some)?);
     ensure!(0 < found && found < every, "{found} of {every} lines of the log have \"crasher\"");
     ensure!(some.contains("<mark>crasher</mark>"), "what was searched for is not marked:\n{some}");
@@ -365,42 +431,69 @@ fn shape(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The report has the log that is saved beside it, and that has what the console showed of the death; what came last was read by
-/// nobody.
-fn log(crashed: &Crashed, dump: &Dump, report: &Value) -> Result<()> {
+/// The report has the log that is saved beside it, which has what the console had, line by line; what came last was read by nobody.
+fn log(crashed: &Crashed, dump: &Dump, report: &Value, text: &str) -> Result<()> {
     let saved = fs::read_to_string(dump.dir.join("vmcore-dmesg.txt"))?;
     let lines: Vec<&str> =
         report["log"]["lines"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     ensure!(saved.lines().eq(lines.iter().copied()), "the log in triage.json is not vmcore-dmesg.txt");
-    let told = crashed.run.console.after(crashed.sign);
-    let mut compared = 0;
-    let mut before = 0.0;
-    for line in told {
-        if line.text.contains("] vmcored: ") {
-            break;
+    // All that the kernel has ever said there, until the crash kernel speaks, whose own times begin at 0 again.
+    let console = &crashed.run.console;
+    let told: Vec<&str> = console
+        .lines
+        .iter()
+        .map(|line| line.text.trim_end())
+        .take_while(|text| !text.contains("] vmcored: "))
+        .filter(|text| time(text).is_some())
+        .collect();
+    let anew = |pair: &[&str]| time(pair[0]).zip(time(pair[1])).is_some_and(|(a, b)| a > 2.0 && b < 1.0);
+    let last = told.windows(2).position(anew);
+    let told = &told[..last.map_or(told.len(), |at| at + 1)];
+    // On the console each line of a record has its time, and none has control characters.
+    let mut prefix = "";
+    let known = lines.iter().map(|line| {
+        let start = line.find("] ").filter(|_| line.starts_with('[')).map(|at| at + 2);
+        prefix = start.and_then(|at| line.get(..at)).unwrap_or(prefix);
+        let text = line.get(prefix.len()..).unwrap_or_default();
+        format!("{prefix}{text}").replace('\t', "").trim_end().to_owned()
+    });
+    let known: Vec<String> = known.collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let missing: Vec<&&str> = told.iter().filter(|line| !known.contains(line)).collect();
+    ensure!(told.len() > 200 && missing.is_empty(), "the console has, and the log has not: {missing:?}");
+    // What it said of its death came to both. What is printed in an NMI, or as good as in one, comes to the
+    // console later: here, never.
+    let death = |line: &&&str| line.contains(crashed.sign);
+    let (shown, kept) = (told.iter().position(|l| death(&l)), known.iter().position(|l| death(&l)));
+    let kept = kept.context("the log has no word of the death")?;
+    match shown {
+        Some(shown) => {
+            let silent: Vec<&&str> =
+                known[kept..].iter().filter(|l| time(l).is_some() && !told[shown..].contains(*l)).collect();
+            ensure!(silent.is_empty(), "the log has, and the console has not: {silent:?}");
         }
-        let time =
-            line.text.strip_prefix('[').and_then(|rest| rest.split_once(']')?.0.trim().parse::<f64>().ok());
-        if let Some(time) = time {
-            // The crash kernel's own times begin at 0 again.
-            if time < before {
-                break;
-            }
-            before = time;
-            ensure!(
-                lines.iter().any(|known| known.trim_end() == line.text.trim_end()),
-                "the console has, and the log has not: {:?}",
-                line.text
-            );
-            compared += 1;
-        }
+        None => ensure!(
+            [NMI.sign, MCE.sign, STACK.sign].contains(&crashed.sign),
+            "the console has no word of the death"
+        ),
     }
-    // What is printed in an NMI comes to the console later: here, never. The crash kernel tells of it first.
-    let silent = told.first().is_some_and(|line| line.text.contains("] vmcored: "));
-    ensure!(compared > 0 || silent, "nothing on the console to compare with");
     let unread = report["log"]["unread"].as_u64().context("nobody had read the log, it says")?;
     ensure!(unread > 0 && unread < lines.len() as u64, "{unread} records unread of {}", lines.len());
+    // The mark is in the text, before the first of them.
+    let from = report["log"]["unread_from"].as_u64().and_then(|at| usize::try_from(at).ok());
+    let first = from.and_then(|at| lines.get(at)).context("no line is the first unread one")?;
+    let starts = lines[from.unwrap_or(0)..].iter().filter(|line| line.starts_with('[')).count();
+    ensure!(starts as u64 == unread, "{starts} records from {first:?} on, {unread} are unread");
+    let (_, after) =
+        text.split_once("---- no program had read what follows ----\n").context("no mark in the log")?;
+    let shown: String = first.chars().take(100).collect();
+    ensure!(after.starts_with(shown.trim_end()), "{first:?} does not follow the mark");
     Ok(())
+}
+
+/// The time of a line of the kernel's log.
+fn time(line: &str) -> Option<f64> {
+    line.strip_prefix('[')?.split_once(']')?.0.trim().parse().ok()
 }
 
 /// Its own /proc/meminfo, taken just before, within 1 %; or of memory, where a figure is small.
@@ -515,7 +608,8 @@ fn crash(bench: &Bench<'_>, series: Series, death: &Death, raw: bool) -> Result<
     if death.name == SYSRQ.name {
         crash.before.push_str(LIVE);
     }
-    crash.trigger = format!("section meminfo cat /proc/meminfo\n{}", death.trigger);
+    crash.trigger =
+        format!("section uptime cat /proc/uptime\nsection meminfo cat /proc/meminfo\n{}", death.trigger);
     crash.sign = death.sign;
     crash.files = vec![(bench.crasher(series)?.to_owned(), "/crasher.ko".to_owned())];
     crash.run_during(bench, |machine: &Machine<'_>| {

@@ -42,7 +42,7 @@ pub fn differential(arguments: &[String]) -> Result<()> {
     }
     let [raw, vmlinux] = files.as_slice() else { bail!("{USAGE}") };
     if stacks {
-        return stacks_agree(&Drgn::get(&Cache::open()?)?, raw, vmlinux);
+        return stacks_agree(&Drgn::get(&Cache::open()?)?, raw, &[vmlinux]);
     }
     let makedumpfile = peer.or_else(|| find("makedumpfile")).context("makedumpfile is not installed")?;
     let collector = match ours {
