@@ -7,10 +7,13 @@
 //! varlink: status, readiness, subscribe <--- State <---+        a failure leaves what is loaded
 //! ```
 //!
-//! One loop that waits and never works: planning, which may wait for a resolver or a disk, is a thread's. All that has to outlive it
-//! lies in files that are replaced whole, so that it may be killed at any moment.
+//! One loop that waits and never works: planning and looking, which may wait for a resolver or a disk, are threads'. Whoever watches
+//! the daemon hears of the loop alone. All that has to outlive it lies in files that are replaced whole, so that it may be killed at
+//! any moment.
 
 pub mod events;
+mod looking;
+mod patience;
 pub mod supervisor;
 pub mod varlink;
 
@@ -23,12 +26,14 @@ use collector::plan::Target;
 use events::{Event, Events};
 use initramfs::root::Root;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use patience::{Patience, Wait};
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
 use varlink::Server;
@@ -41,9 +46,6 @@ const LONGEST: Duration = Duration::from_secs(20);
 const RETRY: Duration = Duration::from_secs(15);
 /// At the longest after this. Also how often it is looked whether anybody has unloaded the crash kernel.
 const REGULAR: Duration = Duration::from_secs(600);
-
-/// A plan takes seconds, with a slow resolver a minute. What takes longer than this hangs.
-const HUNG: Duration = Duration::from_secs(300);
 
 /// What the daemon knows; the keys of varlink's `status`.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -79,6 +81,8 @@ pub struct State {
 /// What a plan came to.
 struct Planned {
     result: Result<(Outcome, String, bool), String>,
+    /// Files besides those that always matter that it was made of.
+    files: Vec<PathBuf>,
     took: Duration,
 }
 
@@ -90,26 +94,20 @@ struct Due {
 }
 
 /// A plan that is being made.
-struct Working<'s> {
-    thread: ScopedJoinHandle<'s, Planned>,
+struct Working {
+    thread: JoinHandle<Planned>,
     since: Instant,
+    /// It was said that it takes long.
+    told: bool,
 }
 
-impl Working<'_> {
-    /// It waits for something that does not come: a disk or a server.
-    fn hangs(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) > HUNG
-    }
-}
-
-/// Runs until it is killed.
+/// Runs until it is killed, or gives up on a plan that never ends.
 pub fn run(root: &Root) -> io::Result<()> {
-    std::thread::scope(|scope| watch(root, scope))
+    watch(root, &Supervisor::from_environment(), Patience::default())
 }
 
-fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
+fn watch(root: &Root, supervisor: &Supervisor, patience: Patience) -> io::Result<()> {
     let started = Instant::now();
-    let supervisor = Supervisor::from_environment();
     let mut state = State {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -133,16 +131,25 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
     let (mut waker, woken) = UnixStream::pair()?;
     woken.set_nonblocking(true)?;
     let mut due = Some(Due { first: started, last: quiet_since(started), because: "start".to_owned() });
-    let mut working: Option<Working<'_>> = None;
+    let mut working: Option<Working> = None;
     let mut retry = RETRY;
     let mut next = Instant::now() + REGULAR;
     let mut reach_network = true;
     loop {
         let now = Instant::now();
-        // A plan that never ends keeps this machine as it was for ever: whoever watches us is to start us anew.
-        let hangs = working.as_ref().is_some_and(|working| working.hangs(now));
-        if !hangs {
-            supervisor.alive();
+        supervisor.alive();
+        if let Some(working) = &mut working {
+            match patience.with(working.since, now) {
+                Wait::Fine => {}
+                Wait::Slow if working.told => {}
+                Wait::Slow => {
+                    working.told = true;
+                    slow(&mut lock(&shared), patience);
+                    tell(&shared, supervisor, &mut server);
+                }
+                // Nothing that changes is followed meanwhile. Its thread is left where it waits: we are to be started anew.
+                Wait::Hung => return Err(io::Error::new(io::ErrorKind::TimedOut, patience.given_up())),
+            }
         }
         let act_at = due.as_ref().map(|due| (due.last + QUIET).min(due.first + LONGEST));
         if working.is_none()
@@ -151,38 +158,45 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
         {
             lock(&shared).because.clone_from(&act.because);
             let wake = waker.try_clone()?;
-            let thread = scope.spawn(move || {
-                let planned = plan(root);
+            let root = root.clone();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "who gives up on a plan that hangs must not wait for its end"
+            )]
+            let thread = std::thread::spawn(move || {
+                let planned = plan(&root);
                 // The loop is waiting for it; if it is gone, so are we.
                 drop((&wake).write_all(b"!"));
                 planned
             });
-            working = Some(Working { thread, since: now });
+            working = Some(Working { thread, since: now, told: false });
         }
         let wait = [
             act_at.filter(|_| working.is_none()),
             Some(next).filter(|_| working.is_none()),
-            supervisor.next().filter(|_| !hangs),
+            working.as_ref().map(|working| patience.next(working.since, now)),
+            supervisor.next(),
         ];
         let wait = wait.into_iter().flatten().min();
         let wait = wait.map_or(REGULAR, |at| at.saturating_duration_since(now)) + Duration::from_millis(1);
         let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut waiting: Vec<PollFd<'_>> = vec![PollFd::new(woken.as_fd(), PollFlags::POLLIN)];
-        waiting.extend(events.descriptors().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        waiting.extend(events.descriptors().map(|(fd, flags)| PollFd::new(fd, flags)));
         waiting.extend(server.descriptors().map(|(fd, flags)| PollFd::new(fd, flags)));
         match poll(&mut waiting, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
+        let mounts = events.mounts_changed(&waiting);
         drop(waiting);
         // The thread says so as the last thing it does: it is as good as over.
         let planned = (&woken).read(&mut [0; 16]).is_ok_and(|bytes| bytes > 0);
 
-        for event in events.read(root) {
+        for event in events.read(root, mounts) {
             let matters = match &event {
                 Event::Network => reach_network,
                 Event::Hotplug(what) => !kernel_follows(what, root),
-                Event::File(_) | Event::Device(_) => true,
+                Event::File(_) | Event::Device(_) | Event::Mounts => true,
             };
             if !matters {
                 continue;
@@ -200,8 +214,12 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
         {
             let planned = done.thread.join().unwrap_or_else(|_| Planned {
                 result: Err("planning has panicked".to_owned()),
+                files: Vec::new(),
                 took: Duration::ZERO,
             });
+            if !planned.files.is_empty() {
+                events.watch_also(&planned.files);
+            }
             let failed = planned.result.is_err();
             if let Ok((_, _, network)) = &planned.result {
                 reach_network = *network;
@@ -212,9 +230,7 @@ fn watch<'s>(root: &'s Root, scope: &'s Scope<'s, '_>) -> io::Result<()> {
             next = Instant::now() + if failed { retry } else { REGULAR };
             // What a failing plan waits for may be a route as well.
             reach_network |= failed;
-            let now = lock(&shared).clone();
-            supervisor.status(&said(&now));
-            server.changed(&now);
+            tell(&shared, supervisor, &mut server);
             events.rewatch(root);
         }
         if next <= Instant::now() && working.is_none() {
@@ -237,14 +253,31 @@ fn quiet_since(now: Instant) -> Instant {
     now.checked_sub(QUIET).unwrap_or(now)
 }
 
+/// systemd and who has subscribed hear how it is.
+fn tell(shared: &Mutex<State>, supervisor: &Supervisor, server: &mut Server) {
+    let now = lock(shared).clone();
+    supervisor.status(&said(&now));
+    server.changed(&now);
+}
+
+/// A plan takes long.
+fn slow(state: &mut State, patience: Patience) {
+    let why = patience.slow_said(&state.because);
+    log::warn!("{why}");
+    state.current = false;
+    state.failure = Some(why);
+}
+
 /// Plans, builds, loads where the hash is another. True: something of the plan is reached by the network.
 fn plan(root: &Root) -> Planned {
     let start = Instant::now();
-    let attempt = || {
+    let mut files = Vec::new();
+    let mut attempt = || {
         if arm::is_disarmed(root) {
             return Err("disarmed by `vmcorectl disarm`; `vmcorectl arm` arms again".to_owned());
         }
         let settings = load::load(root).map_err(|e| with_causes(&e))?.settings;
+        files = events::named(&settings);
         let prepared = arm::prepare(&settings, root).map_err(|e| with_causes(&e))?;
         let network = prepared.resolved.plan.network.is_some()
             || prepared.resolved.plan.targets.iter().any(|rung| {
@@ -254,7 +287,8 @@ fn plan(root: &Root) -> Planned {
         let outcome = arm::arm(&prepared, root, false).map_err(|e| with_causes(&e))?;
         Ok((outcome, prepared.image.id, network))
     };
-    Planned { result: attempt(), took: start.elapsed() }
+    let result = attempt();
+    Planned { result, files, took: start.elapsed() }
 }
 
 fn note(planned: Planned, state: &mut State, started: Instant) {
@@ -306,3 +340,6 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

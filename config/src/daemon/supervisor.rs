@@ -21,7 +21,8 @@ impl Supervisor {
         Self::new(name.as_deref(), limit.map(Duration::from_micros))
     }
 
-    fn new(name: Option<&str>, watchdog: Option<Duration>) -> Self {
+    /// That hears at this address (`@` begins an abstract one), and expects to hear within the limit.
+    pub(super) fn new(name: Option<&str>, watchdog: Option<Duration>) -> Self {
         let address = name.and_then(|name| match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name).ok(),
             None => SocketAddr::from_pathname(name).ok(),

@@ -1,8 +1,7 @@
 //! The daemon's socket: Varlink, JSON objects that end with a NUL (<https://varlink.org/Wire-Protocol>). `varlinkctl` speaks it.
 
 use super::State;
-use crate::load;
-use crate::readiness::{self, Look};
+use super::looking::{Looking, Seen};
 use initramfs::root::Root;
 use nix::poll::PollFlags;
 use serde::Deserialize;
@@ -95,6 +94,8 @@ struct Client {
     heard: Vec<u8>,
     to_say: Vec<u8>,
     subscribed: bool,
+    /// For the look at readiness: what it has asked after that has to wait, too.
+    waits: bool,
     gone: bool,
 }
 
@@ -105,6 +106,7 @@ pub struct Server {
     clients: Vec<Client>,
     root: Root,
     last: Option<State>,
+    looking: Option<Looking>,
 }
 
 impl Server {
@@ -120,7 +122,7 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new(), root, last: None })
+        Ok(Self { listener, clients: Vec::new(), root, last: None, looking: None })
     }
 
     /// To be waited for.
@@ -129,7 +131,8 @@ impl Server {
             let writing = if client.to_say.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
             (client.stream.as_fd(), PollFlags::POLLIN | writing)
         });
-        std::iter::once((self.listener.as_fd(), PollFlags::POLLIN)).chain(clients)
+        let looking = self.looking.iter().map(|looking| (looking.descriptor(), PollFlags::POLLIN));
+        std::iter::once((self.listener.as_fd(), PollFlags::POLLIN)).chain(looking).chain(clients)
     }
 
     /// Answers who has asked. Never waits. Why to plan again, if somebody wants it.
@@ -138,20 +141,28 @@ impl Server {
         while let Ok((stream, _)) = self.listener.accept() {
             if self.clients.len() < CLIENTS && stream.set_nonblocking(true).is_ok() {
                 let (heard, to_say) = (Vec::new(), Vec::new());
-                self.clients.push(Client { stream, heard, to_say, subscribed: false, gone: false });
+                let (subscribed, waits, gone) = (false, false, false);
+                self.clients.push(Client { stream, heard, to_say, subscribed, waits, gone });
             }
         }
+        self.seen();
         for client in &mut self.clients {
             client.hear();
-            while let Some(end) = client.heard.iter().position(|byte| *byte == 0) {
+            while !client.waits
+                && let Some(end) = client.heard.iter().position(|byte| *byte == 0)
+            {
                 let text: Vec<u8> = client.heard.drain(..=end).collect();
                 let text = text.get(..end).unwrap_or_default();
                 let Ok(call) = serde_json::from_slice::<Call>(text) else {
                     client.gone = true;
                     break;
                 };
+                if call.method == "io.vmcored.GetReadiness" {
+                    client.waits = !call.oneway;
+                    continue;
+                }
                 let now = super::lock(state).clone();
-                let answer = answer(&call, &now, &self.root, &mut client.subscribed, &mut wanted);
+                let answer = answer(&call, &now, &mut client.subscribed, &mut wanted);
                 if !call.oneway {
                     client.say(&answer);
                 }
@@ -159,7 +170,34 @@ impl Server {
             client.tell();
         }
         self.clients.retain(|client| !client.gone);
+        if self.looking.is_none() && self.clients.iter().any(|client| client.waits) {
+            match Looking::begin(&self.root) {
+                Ok(looking) => self.looking = Some(looking),
+                Err(e) => self.waiting(&not_readable(&e.to_string())),
+            }
+        }
         wanted
+    }
+
+    /// What has become of the look at readiness goes to all who wait for it.
+    fn seen(&mut self) {
+        let Some(looking) = &self.looking else { return };
+        match looking.seen() {
+            Seen::Nothing => {}
+            Seen::Slow(answer) => self.waiting(&answer),
+            Seen::Answer(answer) => {
+                self.looking = None;
+                self.waiting(&answer);
+            }
+        }
+    }
+
+    fn waiting(&mut self, answer: &Value) {
+        for client in self.clients.iter_mut().filter(|client| client.waits) {
+            client.waits = false;
+            client.say(answer);
+            client.tell();
+        }
     }
 
     /// Tells who has subscribed, where it is news.
@@ -221,13 +259,7 @@ impl Client {
     }
 }
 
-fn answer(
-    call: &Call,
-    state: &State,
-    root: &Root,
-    subscribed: &mut bool,
-    wanted: &mut Option<String>,
-) -> Value {
+fn answer(call: &Call, state: &State, subscribed: &mut bool, wanted: &mut Option<String>) -> Value {
     let error = |name: &str, parameters: Value| json!({"error": name, "parameters": parameters});
     match call.method.as_str() {
         "org.varlink.service.GetInfo" => json!({"parameters": {
@@ -246,17 +278,6 @@ fn answer(
             }
         }
         "io.vmcored.GetStatus" => json!({"parameters": {"status": state}}),
-        "io.vmcored.GetReadiness" => {
-            let settings = load::load(root).map(|loaded| loaded.settings).map_err(|e| format!("{e:#}"));
-            // What may take long, the network and the disks, is `vmcorectl check`'s.
-            let look = Look { write: false, live: false };
-            match readiness::check(settings.as_ref().map_err(Clone::clone), root, look) {
-                Ok(checked) => json!({"parameters": {
-                    "readiness": checked.readiness, "time": checked.time, "checks": checked.checks,
-                }}),
-                Err(e) => error("io.vmcored.NotReadable", json!({"reason": crate::status::with_causes(&e)})),
-            }
-        }
         "io.vmcored.Subscribe" if call.more => {
             *subscribed = true;
             json!({"parameters": {"status": state}, "continues": true})
@@ -276,6 +297,11 @@ fn answer(
             None => error("org.varlink.service.InvalidParameter", json!({"parameter": "method"})),
         },
     }
+}
+
+/// The answer to who wants to know what cannot be found out.
+pub(super) fn not_readable(why: &str) -> Value {
+    json!({"error": "io.vmcored.NotReadable", "parameters": {"reason": why}})
 }
 
 /// What the daemon says, where one runs and answers within two seconds.
@@ -335,7 +361,6 @@ mod tests {
             (r#"{"method":"io.vmcored.Nothing"}"#, "/error", json!("org.varlink.service.MethodNotFound")),
             (r#"{"method":"a.b.C"}"#, "/error", json!("org.varlink.service.InterfaceNotFound")),
             (r#"{"method":"io.vmcored.Subscribe"}"#, "/error", json!("org.varlink.service.ExpectedMore")),
-            (r#"{"method":"io.vmcored.GetReadiness"}"#, "/parameters/readiness", json!("not-ready")),
         ] {
             client.write_all(call.as_bytes()).unwrap();
             client.write_all(&[0]).unwrap();
@@ -349,6 +374,35 @@ mod tests {
         client.write_all(b"Replan\"}\0{\"method\":\"io.vmcored.GetStatus\"}\0").unwrap();
         assert_eq!(server.serve(&state).as_deref(), Some("somebody asked"));
         assert_eq!(heard(&mut client).len(), 2);
+    }
+
+    #[test]
+    fn a_look_holds_nobody_else_up() {
+        let (dir, mut server, state) = setup();
+        // Whoever opens this waits until somebody writes to it.
+        std::fs::create_dir_all(dir.path().join("etc")).unwrap();
+        let settings = dir.path().join("etc/vmcored.toml");
+        nix::unistd::mkfifo(&settings, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (mut asks, mut other) = (connect(&dir), connect(&dir));
+        asks.write_all(b"{\"method\":\"io.vmcored.GetReadiness\"}\0{\"method\":\"io.vmcored.GetStatus\"}\0")
+            .unwrap();
+        server.serve(&state);
+        other.write_all(b"{\"method\":\"io.vmcored.GetStatus\"}\0").unwrap();
+        server.serve(&state);
+        assert_eq!(heard(&mut other).len(), 1);
+        assert_eq!(heard(&mut asks), Vec::<Value>::new());
+        // Empty settings: now there is an answer, and what was asked after it.
+        drop(std::fs::OpenOptions::new().write(true).open(&settings).unwrap());
+        let mut answers = Vec::new();
+        for _ in 0..600 {
+            server.serve(&state);
+            answers.extend(heard(&mut asks));
+            if answers.len() == 2 {
+                break;
+            }
+        }
+        assert_eq!(answers[0].pointer("/parameters/readiness"), Some(&json!("not-ready")), "{answers:?}");
+        assert_eq!(answers[1].pointer("/parameters/status/plans"), Some(&json!(3)));
     }
 
     #[test]
