@@ -21,6 +21,8 @@ pub struct KernelImage {
     pub release: String,
     /// Bytes of memory it takes to unpack itself and start, if it says so.
     pub init_size: Option<u64>,
+    /// Whether somebody has signed it, as UEFI and lockdown want it; nothing is known of a file that is no PE program.
+    pub signed: Option<bool>,
     /// Lower-case hexadecimal SHA-256 of the file.
     pub sha256: String,
     /// Which file it was: device, inode, size, and time of its last change in nanoseconds since 1970.
@@ -110,6 +112,7 @@ impl KernelImage {
                 real,
                 release,
                 init_size: header.and_then(|h| h.init_size),
+                signed: signed(&bytes),
                 sha256: sha256(&bytes),
                 identity: identity(&meta),
             });
@@ -134,6 +137,30 @@ fn identity(meta: &Metadata) -> [i128; 4] {
 /// Lower-case hexadecimal SHA-256.
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Whether the "attribute certificate table" of a PE program (PE Format, "Optional Header Data Directories", number 4) has anything in
+/// it. Kernels that UEFI can start are PE programs, whatever else they are.
+fn signed(bytes: &[u8]) -> Option<bool> {
+    let u16_at = |at: usize| bytes.get(at..at.checked_add(2)?)?.try_into().ok().map(u16::from_le_bytes);
+    let u32_at = |at: usize| bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes);
+    if bytes.get(..2)? != b"MZ" {
+        return None;
+    }
+    let header = usize::try_from(u32_at(0x3c)?).ok()?;
+    if bytes.get(header..header.checked_add(4)?)? != b"PE\0\0" {
+        return None;
+    }
+    // Behind the COFF header's 20 bytes; PE32 and PE32+ have their directories at different places.
+    let optional = header.checked_add(24)?;
+    let directories = match u16_at(optional)? {
+        0x10b => optional.checked_add(96)?,
+        0x20b => optional.checked_add(112)?,
+        _ => return None,
+    };
+    let count = u32_at(directories.checked_sub(4)?)?;
+    // Where it is in the file, and its size.
+    Some(count > 4 && u32_at(directories.checked_add(4 * 8 + 4)?)? > 0)
 }
 
 struct BzImage {
@@ -183,6 +210,35 @@ mod tests {
         assert!(bzimage(b"MZ").is_none());
         for cut in 0x206..0x400 {
             let _ = bzimage(&kernel("6.1 x\0")[..cut]);
+        }
+    }
+
+    #[test]
+    fn signatures() {
+        let program = |magic: u16, directories: usize, count: u32, size: u32| {
+            let mut k = kernel("6.1 x\0");
+            k[..2].copy_from_slice(b"MZ");
+            k[0x3c..0x40].copy_from_slice(&0x40_u32.to_le_bytes());
+            k[0x40..0x44].copy_from_slice(b"PE\0\0");
+            k[0x58..0x5a].copy_from_slice(&magic.to_le_bytes());
+            k[0x58 + directories - 4..][..4].copy_from_slice(&count.to_le_bytes());
+            k[0x58 + directories + 36..][..4].copy_from_slice(&size.to_le_bytes());
+            k
+        };
+        for (bytes, want) in [
+            (program(0x20b, 112, 6, 2000), Some(true)),
+            (program(0x20b, 112, 6, 0), Some(false)),
+            (program(0x20b, 112, 4, 2000), Some(false)),
+            (program(0x10b, 96, 6, 2000), Some(true)),
+            (program(0x107, 96, 6, 2000), None),
+            (kernel("6.1 x\0"), None),
+            (b"MZ".to_vec(), None),
+        ] {
+            assert_eq!(signed(&bytes), want);
+        }
+        let whole = program(0x20b, 112, 6, 2000);
+        for cut in 0..whole.len() {
+            let _ = signed(&whole[..cut]);
         }
     }
 

@@ -359,8 +359,15 @@ fn explain(sources: &Sources, span: Range<usize>, message: &str) -> Diagnostic {
             "i64" | "u64" => "a whole number",
             other => other,
         };
+        let (seen, expected, advice) = match (seen, expected) {
+            ("map", "a sequence") => ("a table", "several of them", "with two pairs of brackets: `[[…]]`"),
+            ("sequence", expected) if expected.starts_with("struct ") => {
+                ("several tables", "one", "with one pair of brackets: `[…]`")
+            }
+            others => (others.0, others.1, ""),
+        };
         let message = format!("wrong type: {seen}, expected {expected}");
-        return sources.diagnostic(&span, message);
+        return sources.diagnostic(&span, message).advise(advice.to_owned());
     }
     // A syntax error comes on several lines: what, then what was expected.
     let mut lines = message.lines();

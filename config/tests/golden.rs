@@ -105,6 +105,21 @@ fn change(root: &Path, line: &str) {
             let path = root.join("boot").join(format!("vmlinuz-{}", machine::RELEASE));
             fs::write(path, machine::kernel(release)).unwrap();
         }
+        // A program for UEFI without a table of signatures.
+        ["unsigned-kernel"] => {
+            let path = root.join("boot").join(format!("vmlinuz-{}", machine::RELEASE));
+            let mut bytes = machine::kernel(machine::RELEASE);
+            for (at, field) in [
+                (0, &b"MZ"[..]),
+                (0x3c, &[0x40, 0, 0, 0]),
+                (0x40, b"PE\0\0"),
+                (0x58, &[0x0b, 0x02]),
+                (0xc4, &[6]),
+            ] {
+                bytes[at..at + field.len()].copy_from_slice(field);
+            }
+            fs::write(path, bytes).unwrap();
+        }
         ["damage-image"] => {
             let directory = root.join("var/lib/vmcored");
             let mut files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());

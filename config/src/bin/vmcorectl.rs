@@ -279,7 +279,7 @@ fn run_crashkernel(
         }
         CrashkernelCommand::Recommend { json: true } => {
             recommended()?;
-            writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&report.need)?)?;
+            writeln!(io::stdout().lock(), "{}", serde_json::to_string_pretty(&report.need.as_ref().ok())?)?;
         }
         CrashkernelCommand::Recommend { json: false } => {
             println!("crashkernel={}", crashkernel::syntax::show_bytes(recommended()?));

@@ -9,6 +9,7 @@ use crate::dump::report;
 use crate::dump::verify::Report;
 use crate::harvest::boots::Boots;
 use crate::harvest::list::{Entry, List};
+use crate::harvest::places::is_passing;
 use crate::harvest::{self, retention};
 use crate::settings::Settings;
 use anyhow::{Context, bail};
@@ -23,9 +24,10 @@ pub fn run(cli: &Cli, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
         Command::Info { files, json } => info(cli, files, *json, root, live),
         Command::Verify { files, json, threads } => verify(cli, files, *json, *threads, root, live),
         Command::Report(command) => {
+            let mut held = None;
             report::run(command, |dump| {
                 let files: Vec<PathBuf> = dump.iter().map(|file| (*file).to_owned()).collect();
-                dump_of(cli, &files, root, live).map_err(|e| format!("{e:#}"))
+                dump_of(cli, &files, root, live, &mut held).map_err(|e| format!("{e:#}"))
             })
             .map_err(anyhow::Error::msg)?;
             Ok(ExitCode::SUCCESS)
@@ -55,11 +57,18 @@ pub fn run(cli: &Cli, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Path { matches } => {
-            let list = List::read(settings(cli, root).as_ref(), root, live)?;
-            let entry = one(list, matches)?;
+            let mut list = List::read(settings(cli, root).as_ref(), root, live)?;
+            let entry = one(&mut list, matches)?;
             let file = entry.record.file.as_ref().context("of this crash there is no dump")?;
             if !entry.present {
                 bail!("{} is gone", file.display());
+            }
+            if is_passing(file) {
+                let name = entry.record.key.as_str();
+                bail!(
+                    "{name} is on {}, which is not mounted: mount it, or use `vmcorectl info {name}`",
+                    entry.record.device
+                );
             }
             writeln!(io::stdout().lock(), "{}", file.display())?;
             Ok(ExitCode::SUCCESS)
@@ -67,7 +76,8 @@ pub fn run(cli: &Cli, root: &Root, live: bool) -> anyhow::Result<ExitCode> {
         Command::Rm { matches, yes } => remove(cli, matches, *yes, root, live),
         Command::Ask(command) => {
             let files: Vec<PathBuf> = command.source().dump.iter().cloned().collect();
-            ask::run(command, &dump_of(cli, &files, root, live)?, &mut io::stdout().lock())?;
+            let mut held = None;
+            ask::run(command, &dump_of(cli, &files, root, live, &mut held)?, &mut io::stdout().lock())?;
             Ok(ExitCode::SUCCESS)
         }
         _ => bail!("no command about dumps"),
@@ -86,9 +96,9 @@ fn settings(cli: &Cli, root: &Root) -> Option<Settings> {
 }
 
 /// The last of those that match.
-fn one(mut list: List, words: &[String]) -> anyhow::Result<Entry> {
+fn one<'l>(list: &'l mut List, words: &[String]) -> anyhow::Result<&'l Entry> {
     list.retain(words, None, None);
-    list.entries.pop().with_context(|| match words {
+    list.entries.last().with_context(|| match words {
         [] => "no crash is known".to_owned(),
         words => format!("no crash matches {:?}: `vmcorectl list` lists them", words.join(" ")),
     })
@@ -102,12 +112,18 @@ fn words(files: &[PathBuf]) -> Option<Vec<String>> {
     (!known && !meant).then(|| files.iter().map(|file| file.display().to_string()).collect())
 }
 
-/// The dump that is meant: a file, or the one of the last crash that matches.
-fn dump_of(cli: &Cli, files: &[PathBuf], root: &Root, live: bool) -> anyhow::Result<PathBuf> {
+/// The dump that is meant: a file, or the one of the last crash that matches, which is there for as long as `held` is.
+fn dump_of(
+    cli: &Cli,
+    files: &[PathBuf],
+    root: &Root,
+    live: bool,
+    held: &mut Option<List>,
+) -> anyhow::Result<PathBuf> {
     let Some(words) = words(files) else {
         return files.first().cloned().context("no file is named");
     };
-    let list = List::read(settings(cli, root).as_ref(), root, live)?;
+    let list = held.insert(List::read(settings(cli, root).as_ref(), root, live)?);
     if words.is_empty() && list.entries.is_empty() && live {
         eprintln!("vmcorectl: no crash is known: this is the running kernel ({RUNNING})");
         return Ok(PathBuf::from(RUNNING));
@@ -129,8 +145,7 @@ fn info(cli: &Cli, files: &[PathBuf], json: bool, root: &Root, live: bool) -> an
         return Ok(ExitCode::SUCCESS);
     };
     let mut list = List::read(settings(cli, root).as_ref(), root, live)?;
-    list.retain(&words, None, None);
-    let entry = list.entries.last().context("no crash matches")?;
+    let entry = one(&mut list, &words)?;
     print(entry, json)?;
     // What the crash kernel has said of it is told; what is in the dump is read anew.
     if let Some(file) =
@@ -157,8 +172,10 @@ fn verify(
         None => files.to_vec(),
         Some(words) => {
             let list = held.insert(List::read(settings(cli, root).as_ref(), root, live)?);
-            list.retain(&words, None, None);
-            let entry = list.entries.last().context("no crash matches")?;
+            let entry = one(list, &words)?;
+            if entry.record.bytes == 0 && entry.record.file.is_some() {
+                bail!("of the crash {} only the log was saved: there is no dump to read", entry.record.key);
+            }
             vec![root.path(entry.record.file.as_ref().context("of this crash there is no dump")?)]
         }
     };

@@ -73,7 +73,8 @@ pub struct Report {
     pub running: Asked,
     /// What others ask for, what boots next first.
     pub next: Vec<Asked>,
-    /// What is needed, or why that is not known.
+    /// What is needed, or why that is not known: `null` as JSON, and a note.
+    #[serde(serialize_with = "known")]
     pub need: Result<Need, String>,
     /// What to do, and what else there is to know, a sentence each.
     pub notes: Vec<String>,
@@ -169,6 +170,10 @@ fn asked(path: &str, kind: Option<Kind>, cmdline: &str, memory: u64) -> Asked {
         bytes: request.as_ref().map_or(0, |request| request.size_for(memory)),
         wrong: request.err().map(|e| e.to_string()),
     }
+}
+
+fn known<S: serde::Serializer>(need: &Result<Need, String>, to: S) -> Result<S::Ok, S::Error> {
+    need.as_ref().ok().serialize(to)
 }
 
 fn judge(reserved: u64, needed: u64, running: u64, coming: Option<u64>) -> State {

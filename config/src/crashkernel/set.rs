@@ -187,6 +187,9 @@ pub fn shrink(root: &Root, bytes: u64, needed: u64) -> Result<(), SetError> {
             "a crash kernel is loaded, and lies in that memory: `vmcorectl disarm` first".to_owned(),
         );
     }
+    if reserved == 0 {
+        return refuse("nothing is reserved: nothing to give back".to_owned());
+    }
     if bytes >= reserved {
         return refuse(format!(
             "{} are reserved, no more than {}: nothing to give back",

@@ -47,9 +47,17 @@ impl List {
         let places = Places::of_plan(rungs, settings, root, live);
         let found: Vec<_> = places.places.iter().flat_map(|place| dumps::read(place, root)).collect();
         let mut entries: Vec<Entry> = Vec::new();
-        for record in crashes.crashes {
+        for mut record in crashes.crashes {
             let dumps: Vec<_> = found.iter().filter(|dump| dump.key == record.key).cloned().collect();
-            let present = record.file.as_ref().is_some_and(|file| root.path(file).exists());
+            let mut present = record.file.as_ref().is_some_and(|file| root.path(file).exists());
+            // What is mounted only to look at it may be at another place each time.
+            let name = record.file.as_ref().and_then(|file| file.file_name());
+            let same =
+                dumps.iter().filter_map(|dump| dump.file.as_ref()).find(|file| file.file_name() == name);
+            if !present && let Some(file) = same {
+                record.file = Some(file.clone());
+                present = true;
+            }
             entries.push(Entry { record, present, dumps });
         }
         let quick = Settings {

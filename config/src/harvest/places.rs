@@ -16,6 +16,11 @@ use std::time::Duration;
 /// Where a file system is mounted that is not, to look at it.
 const LOOK: &str = "/run/vmcored/look";
 
+/// Whether a path is there only while somebody looks.
+pub fn is_passing(path: &Path) -> bool {
+    path.starts_with(LOOK)
+}
+
 /// A share's server answers within this, or is not there.
 const SERVER_LIMIT: Duration = Duration::from_secs(30);
 

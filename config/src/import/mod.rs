@@ -47,6 +47,9 @@ pub enum ImportError {
     /// There is nothing to import.
     #[error("nothing to import: there is no {KDUMP_CONF}, {SYSCONFIG} or {KDUMP_TOOLS}; name a file")]
     Nothing,
+    /// Something else was named.
+    #[error("{} is none of kdump's files: no line of it is an option of kdump.conf, or sets one of their variables", .0.display())]
+    Foreign(PathBuf),
     /// A file could not be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -81,7 +84,11 @@ pub fn import_files(paths: &[PathBuf]) -> Result<Imported, ImportError> {
     for path in paths {
         let bytes = std::fs::read(path)
             .map_err(|source: io::Error| LoadError::Read { path: path.clone(), source })?;
-        files.push((path.clone(), String::from_utf8_lossy(&bytes).into_owned()));
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if kind(path, &text) == Kind::KdumpConf && !kdump_conf::could_be(&text) {
+            return Err(ImportError::Foreign(path.clone()));
+        }
+        files.push((path.clone(), text));
     }
     Ok(translate(&files))
 }
@@ -101,8 +108,10 @@ pub fn translate(files: &[(PathBuf, String)]) -> Imported {
     }
     // What our own reader would not take has to be known now, not when the file is first used.
     let refused = settings::read(out.written.tree(), &sources).err();
-    let refused = refused.into_iter().flat_map(|e| e.0);
-    out.findings.extend(refused.map(|diagnostic| Finding { severity: Severity::Error, diagnostic }));
+    let refused: Vec<_> = refused.into_iter().flat_map(|e| e.0).collect();
+    let unusable = !refused.is_empty();
+    out.findings
+        .extend(refused.into_iter().map(|diagnostic| Finding { severity: Severity::Error, diagnostic }));
     out.findings.sort_by_key(|finding| finding.severity);
     let names: Vec<String> = files.iter().map(|(name, _)| name.display().to_string()).collect();
     let mut text = format!("# vmcored's settings, imported from {}.\n", names.join(", "));
@@ -123,8 +132,11 @@ pub fn translate(files: &[(PathBuf, String)]) -> Imported {
             finding.diagnostic.message
         )));
     }
+    if unusable {
+        text.push_str("#\n# With that in it this file is refused: `vmcorectl config check FILE`.\n");
+    }
     text.push('\n');
-    text.push_str(&out.written.text(&sources));
+    text.push_str(out.written.text(&sources).trim_start_matches('\n'));
     Imported { text, findings: out.findings }
 }
 

@@ -30,6 +30,25 @@ fn files_are_told_apart() {
 }
 
 #[test]
+fn other_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, taken) in [
+        ("root:x:0:0:root:/root:/bin/sh\n", false),
+        ("\x7fELF\0\0\0", false),
+        ("path /var/crash\nfrobnicate 1\n", true),
+        ("# nothing\n", true),
+        ("USE_KDUMP=1\n", true),
+    ] {
+        let path = dir.path().join("file");
+        std::fs::write(&path, text).unwrap();
+        match import_files(&[path]) {
+            Ok(_) => assert!(taken, "{text}"),
+            Err(e) => assert!(!taken && e.to_string().contains("none of kdump's files"), "{text}: {e}"),
+        }
+    }
+}
+
+#[test]
 fn each_tool_becomes_settings() {
     for (name, text, same, told) in [
         (

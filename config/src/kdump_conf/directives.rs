@@ -55,6 +55,11 @@ const KNOWN: &[(&str, Times)] = &[
     ("xfs", Times::Once),
 ];
 
+/// Whether there is or ever was a directive of this name.
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.iter().any(|(known, _)| *known == name)
+}
+
 /// What has to be known of several lines at once.
 #[derive(Default)]
 struct Seen {

@@ -81,6 +81,12 @@ pub fn translate_into(text: &str, start: usize, out: &mut Translation<'_>) {
     directives::translate(&lines(text, start), out);
 }
 
+/// Whether a text could be a kdump.conf: one of its options is in it, or there is nothing but comments.
+pub fn could_be(text: &str) -> bool {
+    let lines = lines(text, 0);
+    lines.is_empty() || lines.iter().any(|line| directives::is_known(&line.name.text))
+}
+
 fn lines(text: &str, start: usize) -> Vec<Line> {
     let mut found = Vec::new();
     let mut at = start;

@@ -15,7 +15,7 @@ const BIRTH: u64 = 1_767_225_600;
 /// SYSRQ_ENABLE_DUMP of include/linux/sysrq.h: what the keyboard needs for `c`.
 const SYSRQ_DUMP: u64 = 8;
 
-pub(super) fn kernel(kexec: &KexecState, list: &mut List) {
+pub(super) fn kernel(kexec: &KexecState, prepared: Option<&Prepared>, list: &mut List) {
     match kexec.reserved {
         Some(_) => list.ok("kernel", "has kexec and crash dump"),
         None if !kexec.has_sysfs => {
@@ -31,7 +31,9 @@ pub(super) fn kernel(kexec: &KexecState, list: &mut List) {
     let lockdown = kexec.lockdown.as_deref().unwrap_or("none");
     // What is loaded stays loaded; it can no longer follow changes.
     let state = if kexec.loaded { State::Degraded } else { State::Failed };
-    if kexec.disabled {
+    if kexec.reserved.is_none() {
+        list.skip("kexec-allowed", "this kernel has no kexec");
+    } else if kexec.disabled {
         let remedy = "it cannot be set back before a reboot; remove it from sysctl.d";
         list.add("kexec-allowed", state, "kernel.kexec_load_disabled is 1", remedy);
     } else if kexec.limit == Some(0) {
@@ -39,6 +41,16 @@ pub(super) fn kernel(kexec: &KexecState, list: &mut List) {
         list.add("kexec-allowed", state, "kernel.kexec_load_limit_panic is 0", remedy);
     } else if lockdown == "none" {
         list.ok("kexec-allowed", "yes, no lockdown");
+    } else if let Some(file) =
+        prepared.map(|prepared| &prepared.resolved.kernel).filter(|kernel| kernel.signed == Some(false))
+    {
+        // IMA may take other signatures than this one; whether it is loaded is another check.
+        list.add(
+            "kexec-allowed",
+            State::Degraded,
+            format!("lockdown is {lockdown}, and {} is not signed", file.path.display()),
+            "use the distribution's signed kernel, or sign it with a key that is enrolled (mokutil --import)",
+        );
     } else {
         list.ok("kexec-allowed", format!("lockdown is {lockdown}: kernels that are signed"));
     }

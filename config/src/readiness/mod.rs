@@ -127,7 +127,8 @@ impl List {
 pub fn check(settings: Result<&Settings, String>, root: &Root, look: Look) -> Result<Checked, ArmError> {
     let mut list = List::default();
     let kexec = KexecState::read(root)?;
-    machine::kernel(&kexec, &mut list);
+    let prepared = settings.as_ref().ok().map(|settings| prepare(settings, root));
+    machine::kernel(&kexec, prepared.as_ref().and_then(|p| p.as_ref().ok()), &mut list);
     let settings = match settings {
         Ok(settings) => {
             list.ok("settings", "understood");
@@ -138,7 +139,6 @@ pub fn check(settings: Result<&Settings, String>, root: &Root, look: Look) -> Re
             None
         }
     };
-    let prepared = settings.map(|settings| prepare(settings, root));
     let need = match &prepared {
         Some(Ok(prepared)) => crashkernel::need::need(prepared, root).map_err(|e| with_causes(&e)),
         _ => Err("there is no plan".to_owned()),
