@@ -138,12 +138,20 @@ pub const PASSING: &[Mutation] = &[
 ];
 
 /// What cannot be taken back before a restart.
-pub const LASTING: &[Mutation] = &[mutation(
-    "kexec-disabled",
-    "sysctl -q kernel.kexec_load_disabled=1",
-    "true",
-    &["DEGRADED kexec-allowed"],
-)];
+pub const LASTING: &[Mutation] = &[
+    mutation(
+        "lowered-reservation",
+        "vmcorectl disarm > /dev/null; echo 67108864 > /sys/kernel/kexec_crash_size; arm",
+        "true",
+        &["DEGRADED reservation"],
+    ),
+    mutation(
+        "kexec-disabled",
+        "sysctl -q kernel.kexec_load_disabled=1",
+        "true",
+        &["DEGRADED kexec-allowed", "DEGRADED reservation"],
+    ),
+];
 
 /// Shell commands that do each, look, and take it back.
 pub fn script(all: &[Mutation]) -> String {

@@ -1,4 +1,4 @@
-//! The life of an installed vmcored: a whole Debian 12 with systemd, our package installed in it, crashed twice, and made unready in
+//! The life of an installed vmcored: a whole Debian 12 with systemd, our package installed in it by apt, crashed twice, and made unready in
 //! each way that `vmcorectl check` has a name for.
 
 use super::mutation::{self, LASTING, PASSING};
@@ -19,6 +19,8 @@ use std::time::Duration;
 const TOOLS: &str = r#"#!/bin/sh
 exec > /dev/ttyS0 2>&1
 echo 1 > /proc/sys/kernel/printk
+export DEBIAN_FRONTEND=noninteractive
+apt() { apt-get -y -q -o Dpkg::Use-Pty=0 "$@"; }
 section() {
   name=$1; shift
   echo "LAB-BEGIN $name"; "$@" 2>&1; echo "LAB-END $name $?"
@@ -39,7 +41,7 @@ MESSAGE=MESSAGE_ID=a1d7c36b2f6f4d0d9f1c53b0a5e84c17
 
 /// Installed, looked at, and crashed by `vmcorectl test`.
 const FIRST: &str = r#"
-section install dpkg -i /lab/vmcored.deb
+section install apt install /lab/vmcored.deb
 sleep 1
 section settled settled
 section active systemctl is-active vmcored
@@ -65,6 +67,12 @@ section verify vmcorectl verify 1
 section again vmcorectl harvest
 section check vmcorectl check
 section figures figures
+mount /dev/vdc /var/crash
+sleep 4
+section mounted vmcorectl status --json
+umount /var/crash
+sleep 4
+section unmounted sh -c 'vmcorectl check && vmcorectl status --json | grep because'
 kill -9 $(systemctl show -P MainPID vmcored)
 sleep 4
 section killed systemctl is-active vmcored
@@ -89,11 +97,13 @@ sync; echo LAB-CRASH; sleep 0.5
 echo c > /proc/sysrq-trigger
 "#;
 
-/// Removed, it leaves nothing armed; installed again, it goes on.
+/// Upgraded, it stays armed; removed, it leaves nothing armed; installed again, it goes on.
 const REMOVED: &str = r#"
-section remove dpkg -r vmcored
+section upgrade apt install --reinstall /lab/vmcored.deb
+section upgraded cat /sys/kernel/kexec_crash_loaded
+section remove apt remove vmcored
 section unloaded cat /sys/kernel/kexec_crash_loaded
-section reinstall dpkg -i /lab/vmcored.deb
+section reinstall apt install /lab/vmcored.deb
 sleep 1
 section back settled
 "#;
@@ -148,7 +158,7 @@ pub fn life(bench: &Bench<'_>) -> Result<()> {
     ];
 
     let first = boot(bench, &dir, &disks, 1)?;
-    said(&first, "install", &[])?;
+    said(&first, "install", &["setting up vmcored"])?;
     said(&first, "settled", &["ready", "daemon"])?;
     said(&first, "active", &["active"])?;
     said(&first, "check", &["ready", "image-intact", "MB/s"])?;
@@ -184,6 +194,9 @@ pub fn life(bench: &Bench<'_>) -> Result<()> {
     said(&second, "verify", &["sound"])?;
     said(&second, "again", &["no new crash"])?;
     said(&second, "check", &["ready", "last-proof     test-"])?;
+    // Another disk lies over the directory: the image is another, by itself.
+    said(&second, "mounted", &["\"because\": \"mounts changed\"", "\"current\": true"])?;
+    said(&second, "unmounted", &["ready", "\"because\": \"mounts changed\""])?;
     said(&second, "killed", &["active"])?;
     said(&second, "settled", &["ready"])?;
     hotplug(&second)?;
@@ -201,7 +214,9 @@ pub fn life(bench: &Bench<'_>) -> Result<()> {
     ensure!(list.matches("\"integrity\": \"sound\"").count() == 2, "not both are sound:\n{list}");
     let (failed, _) = third.section("failed").context("no list of failed units")?;
     ensure!(!failed.contains("vmcored"), "failed units:\n{failed}");
-    said(&third, "remove", &[])?;
+    said(&third, "upgrade", &["unpacking vmcored"])?;
+    said(&third, "upgraded", &["1"])?;
+    said(&third, "remove", &["removing vmcored"])?;
     said(&third, "unloaded", &["0"])?;
     said(&third, "back", &["ready"])?;
     mutation::found(&third, LASTING)

@@ -78,8 +78,12 @@ fn pages(directory: &Path) -> Result<()> {
         let fixed: &'static str = name.to_owned().leak();
         let named = command.clone().name(fixed).display_name(fixed);
         let mut text = Vec::new();
-        clap_mangen::Man::new(named).section("8").render(&mut text)?;
-        write(&directory.join(format!("{name}.8")), &text, 0o644)?;
+        clap_mangen::Man::new(named.disable_help_subcommand(true)).section("8").render(&mut text)?;
+        // What clap has no name for.
+        let text = String::from_utf8(text)?
+            .replace("SH EXTRA\nExit codes: ", "SH EXIT STATUS\n")
+            .replace("SH EXTRA", "SH NOTES");
+        write(&directory.join(format!("{name}.8")), text.as_bytes(), 0o644)?;
         for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
             one(inner.clone(), &format!("{name}-{}", inner.get_name()), directory)?;
         }
@@ -97,7 +101,7 @@ fn daemon_page() -> String {
     let mut page = String::from(
         ".TH VMCORED 8\n.SH NAME\nvmcored \\- keeps the crash kernel ready that records a kernel crash\n.SH SYNOPSIS\n\
          .B vmcored\n.SH DESCRIPTION\nStarted by systemd (vmcored.service). It loads the last good image at once, plans as soon as the \
-         targets can be looked at, and again whenever settings, keys, kernels, modules, disks or the network change; it loads only what \
+         targets can be looked at, and again whenever settings, keys, kernels, modules, disks, mounts or the network change; it loads only what \
          has another hash, and leaves what is loaded when a plan fails. CPUs and memory that come and go are followed where the kernel \
          does not do so itself.\n.PP\n.BR vmcorectl (8)\nasks it; so does varlinkctl:\n.PP\n.nf\n\
          varlinkctl call /run/vmcored/io.vmcored io.vmcored.GetStatus {}\n.fi\n.SH FILES\n",
@@ -193,6 +197,7 @@ mod tests {
         for (page, says) in [
             ("vmcorectl.8", "harvest"),
             ("vmcorectl-check.8", "prometheus"),
+            ("vmcorectl-check.8", ".SH EXIT STATUS\n0 ready"),
             ("vmcorectl-crashkernel-set.8", "SIZE"),
             ("vmcored.8", "nr_cpus=1"),
         ] {
