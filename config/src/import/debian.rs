@@ -3,6 +3,7 @@
 use super::variables::{self, Variables};
 use crate::kdump_conf::{Placed, collector, target};
 use crate::settings::translation::Translation;
+use crate::settings::written::Value;
 
 const KNOWN: [&str; 28] = [
     "USE_KDUMP",
@@ -81,7 +82,12 @@ pub(super) fn translate(mut from: Variables, out: &mut Translation<'_>) {
     if let Some(value) = from.take("KDUMP_NUM_DUMPS")
         && value.text != "0"
     {
-        out.warning(&value.span, "old dumps are not deleted", "a timer or tmpfiles.d can");
+        if !value.text.is_empty() && value.text.len() <= 9 && value.text.bytes().all(|b| b.is_ascii_digit()) {
+            out.written.set("harvest", "keep", Value::digits(&value.text), value.span);
+        } else {
+            let message = format!("KDUMP_NUM_DUMPS is {:?}", value.text);
+            out.error(&value.span, message, "expected a whole number");
+        }
     }
     if let Some(value) = from.take("HOSTTAG")
         && value.text != "hostname"

@@ -119,16 +119,27 @@ pub(super) fn translate(mut from: Variables, out: &mut Translation<'_>) {
             "[kernel] append = [\"nr_cpus=N\"] gives it more",
         );
     }
-    for (name, usual) in [("KDUMP_KEEP_OLD_DUMPS", "0"), ("KDUMP_FREE_DISK_SIZE", "64")] {
-        if let Some(value) = from.take(name)
-            && value.text != usual
-        {
-            out.warning(
+    if let Some(value) = from.take("KDUMP_KEEP_OLD_DUMPS")
+        && !value.text.is_empty()
+        && value.text != "0"
+    {
+        // So many besides the new one. They go when that is safe; there, before it is written.
+        match value.text.parse::<i32>() {
+            Ok(old) if old < 0 => out.written.set("harvest", "keep", 1_u64, value.span),
+            Ok(old) => out.written.set("harvest", "keep", u64::from(old.unsigned_abs()) + 1, value.span),
+            Err(_) => out.error(
                 &value.span,
-                format!("{name} has no effect here"),
-                "no dump is deleted; a timer or tmpfiles.d can",
-            );
+                format!("KDUMP_KEEP_OLD_DUMPS is {:?}", value.text),
+                "expected a whole number",
+            ),
         }
+    }
+    if let Some(value) = from.take("KDUMP_FREE_DISK_SIZE")
+        && value.text != "64"
+    {
+        let advice =
+            "a dump is written as far as there is room; `keep_mib` of [harvest] limits what all take";
+        out.warning(&value.span, "KDUMP_FREE_DISK_SIZE has no effect here", advice);
     }
     from.not_done(
         &[
@@ -138,8 +149,8 @@ pub(super) fn translate(mut from: Variables, out: &mut Translation<'_>) {
                 "the line is made from the running kernel's; [kernel] append and remove change it",
             ),
             ("KEXEC_OPTIONS", "kexec_file_load is called, not kexec"),
-            ("KDUMP_SMTP_SERVER", "a unit that runs after boot can mail"),
-            ("KDUMP_NOTIFICATION_TO", "a unit that runs after boot can mail"),
+            ("KDUMP_SMTP_SERVER", "a program that can mail is `notify` of [harvest]"),
+            ("KDUMP_NOTIFICATION_TO", "a program that can mail is `notify` of [harvest]"),
             ("KDUMP_DUMPDEV", "name it with `device` in [[target]]"),
         ],
         out,

@@ -125,8 +125,20 @@ fn each_tool_becomes_settings() {
         (
             "/etc/sysconfig/kdump",
             "KDUMP_SAVEDIR=/x\nKDUMP_KEEP_OLD_DUMPS=5",
-            "[[target]]\npath = \"/x\"\n",
-            "KDUMP_KEEP_OLD_DUMPS has no effect",
+            "[[target]]\npath = \"/x\"\n[harvest]\nkeep = 6\n",
+            "",
+        ),
+        (
+            "/etc/default/kdump-tools",
+            "USE_KDUMP=1\nKDUMP_COREDIR=/x\nKDUMP_NUM_DUMPS=3",
+            "[[target]]\npath = \"/x\"\n[harvest]\nkeep = 3\n",
+            "",
+        ),
+        (
+            "/etc/sysconfig/kdump",
+            "KDUMP_SAVEDIR=/x\nKDUMP_KEEP_OLD_DUMPS=-1\nKDUMP_FREE_DISK_SIZE=2000",
+            "[[target]]\npath = \"/x\"\n[harvest]\nkeep = 1\n",
+            "KDUMP_FREE_DISK_SIZE has no effect",
         ),
         (
             "/etc/sysconfig/kdump",
