@@ -66,7 +66,7 @@ impl Places {
             let target = rung.to.to_string();
             let found = match &rung.to {
                 Target::Local(local) => match all.local(local, &mounted, root, mount) {
-                    Ok(found) => found,
+                    Ok(found) => Some(found),
                     Err(why) => {
                         all.faults.push(format!("{target} cannot be looked at: {why}"));
                         None
@@ -75,7 +75,8 @@ impl Places {
                 Target::Share(share) => {
                     let mut found = shared(share, &mounted, root);
                     if found.is_none() && mount && nix::unistd::geteuid().is_root() {
-                        found = all.share(share).unwrap_or_else(|why| {
+                        found = all.share(share).map(Some).unwrap_or_else(|why| {
+                            let why = why.strip_prefix(&format!("cannot mount {target}: ")).unwrap_or(&why);
                             all.faults.push(format!("{target} cannot be mounted: {why}"));
                             all.away.push(target.clone());
                             None
@@ -128,19 +129,21 @@ impl Places {
     /// Once each, by whatever path.
     fn add(&mut self, place: Place, root: &Root) {
         let real = |path: &Path| root.canonical(path).ok().flatten();
-        let Some(here) = real(&place.directory) else { return };
+        // The first dump makes its directory: until then it is not there on what we have mounted.
+        let passing = is_passing(&place.directory).then(|| place.directory.clone());
+        let Some(here) = real(&place.directory).or(passing) else { return };
         if !self.places.iter().any(|other| real(&other.directory).as_ref() == Some(&here)) {
             self.places.push(Place { directory: here, ..place });
         }
     }
 
     /// Mounts a share for as long as this is held.
-    fn share(&mut self, target: &ShareTarget) -> Result<Option<PathBuf>, String> {
+    fn share(&mut self, target: &ShareTarget) -> Result<PathBuf, String> {
         let point = PathBuf::from(format!("{LOOK}/{}", self.held.len()));
         mount_share(target, &point)?;
         let directory = point.join(target.directory.trim_start_matches('/'));
         self.held.push(point);
-        Ok(directory.is_dir().then_some(directory))
+        Ok(directory)
     }
 
     fn local(
@@ -149,7 +152,7 @@ impl Places {
         mounted: &[Mount],
         root: &Root,
         mount: bool,
-    ) -> Result<Option<PathBuf>, String> {
+    ) -> Result<PathBuf, String> {
         let name = name_of(&target.device, root).map_err(|e| e.to_string())?;
         let number = root.read_line(Path::new("/sys/class/block").join(&name).join("dev"));
         let number = number.ok().flatten().unwrap_or_default();
@@ -168,7 +171,7 @@ impl Places {
             if mounts::holding(mounted, &path).is_some_and(|on| on.id == candidate.id)
                 && root.exists(&path).unwrap_or(false)
             {
-                return Ok(Some(path.into()));
+                return Ok(path.into());
             }
         }
         if !mount || !nix::unistd::geteuid().is_root() {
@@ -183,8 +186,7 @@ impl Places {
             .map_err(|e| format!("{} cannot be mounted: {e}", node.display()))?;
         let directory = point.join(target.directory.trim_start_matches('/'));
         self.held.push(point);
-        // Nothing was ever written there.
-        Ok(directory.is_dir().then_some(directory))
+        Ok(directory)
     }
 }
 

@@ -133,7 +133,11 @@ fn directory(prepared: &Prepared, index: usize, places: &Places, root: &Root, lo
             fault.strip_prefix(name.as_str()).is_some_and(|rest| rest.contains("cannot be mounted"))
         });
         match why {
-            Some(why) => seen.fault = Some((why.clone(), "mount it by hand to see why")),
+            Some(why) => {
+                // It is named beside this already.
+                let why = why.strip_prefix(name.as_str()).unwrap_or(why).trim_start();
+                seen.fault = Some((why.to_owned(), "mount it by hand to see why"));
+            }
             None => seen.unwritten = Some("not mounted".to_owned()),
         }
         return seen;

@@ -113,7 +113,7 @@ pub fn v4(bench: &Bench<'_>) -> Result<()> {
     // What is known of crashes outlives the restart.
     const KEPT: &str =
         "mkdir -p /var/crash/lib /var/lib/vmcored; mount --bind /var/crash/lib /var/lib/vmcored";
-    crash.before = format!("{KEPT}\nup eth0 10.8.0.2\nsleep 2\n{same}");
+    crash.before = format!("{KEPT}\nup eth0 10.8.0.2\nsleep 2\nmodprobe nfsv4\n{same}");
     crash.after = "section check vmcorectl check\nsection mounted grep -c nfs /proc/mounts".to_owned();
     let next_boot = |crashed: &Crashed, devices: &[String]| -> Result<()> {
         says(&crashed.run, "check", &["ok        target-write", "MB/s"])?;
@@ -128,7 +128,7 @@ pub fn v4(bench: &Bench<'_>) -> Result<()> {
                 "mount /dev/vda /var/crash; {KEPT}
 mkdir -p /etc; printf '{conf}' > /etc/kdump.conf
 {UP}
-up eth0 10.8.0.2
+up eth0 10.8.0.2; modprobe nfsv4
 sleep 2
 section arm vmcorectl arm
 section harvest vmcorectl harvest
