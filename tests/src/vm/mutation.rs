@@ -141,7 +141,7 @@ pub const PASSING: &[Mutation] = &[
 pub const LASTING: &[Mutation] = &[
     mutation(
         "lowered-reservation",
-        "vmcorectl disarm > /dev/null; echo 67108864 > /sys/kernel/kexec_crash_size; arm",
+        "vmcorectl disarm > /dev/null; echo 88080384 > /sys/kernel/kexec_crash_size; arm",
         "true",
         &["DEGRADED reservation"],
     ),
