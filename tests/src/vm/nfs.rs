@@ -126,7 +126,8 @@ pub fn v4(bench: &Bench<'_>) -> Result<()> {
             disks: vec![crashed.disk.clone()],
             script: format!(
                 "mount /dev/vda /var/crash; {KEPT}
-mkdir -p /etc; printf '{conf}' > /etc/kdump.conf
+mkdir -p /etc; cat > /etc/kdump.conf <<'END'
+{conf}END
 {UP}
 up eth0 10.8.0.2; modprobe nfsv4
 sleep 2
@@ -143,7 +144,8 @@ umount /var/lib/vmcored /var/crash"
             limit: std::time::Duration::from_secs(300),
         };
         let run = bench.lab.run(&after, &crashed.dir.join("next-boot.log"))?;
-        says(&run, "harvest", &["complete", "sound"])?;
+        says(&run, "arm", &["armed"])?;
+        says(&run, "harvest", &["dump of", "sound"])?;
         says(&run, "list", &["complete", "sound", "lab-guest-"])?;
         says(&run, "verify", &["sound"])?;
         says(&run, "path", &["which is not mounted"])?;
