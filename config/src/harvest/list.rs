@@ -2,7 +2,7 @@
 
 use super::boots::Boots;
 use super::dumps;
-use super::places::Places;
+use super::places::{Places, is_passing};
 use super::record::{Crashes, Record};
 use super::verdict::Verdict;
 use super::{Harvest, of_dumps};
@@ -137,6 +137,8 @@ impl fmt::Display for List {
             let file = match (&record.file, present) {
                 (None, _) => "-".to_owned(),
                 (Some(file), true) => file.display().to_string(),
+                // It was looked at on a mount of ours, and nobody has mounted it since.
+                (Some(file), false) if is_passing(file) => format!("on {} (not mounted)", record.device),
                 (Some(file), false) => format!("{} (gone)", file.display()),
             };
             rows.push([
@@ -215,8 +217,9 @@ impl fmt::Display for Entry {
         for fault in &self.record.faults {
             line("fault", Some(fault.clone()))?;
         }
-        if !self.present && self.record.file.is_some() {
-            line("file", Some("gone".to_owned()))?;
+        if let Some(file) = self.record.file.as_ref().filter(|_| !self.present) {
+            let why = if is_passing(file) { "on the target, which is not mounted" } else { "gone" };
+            line("file", Some(why.to_owned()))?;
         }
         Ok(())
     }
