@@ -608,8 +608,11 @@ fn crash(bench: &Bench<'_>, series: Series, death: &Death, raw: bool) -> Result<
     if death.name == SYSRQ.name {
         crash.before.push_str(LIVE);
     }
-    crash.trigger =
-        format!("section uptime cat /proc/uptime\nsection meminfo cat /proc/meminfo\n{}", death.trigger);
+    // The console gets what was written to it a little later; a kernel that is dead by then keeps it.
+    crash.trigger = format!(
+        "section uptime cat /proc/uptime\nsection meminfo cat /proc/meminfo\nusleep 500000\n{}",
+        death.trigger
+    );
     crash.sign = death.sign;
     crash.files = vec![(bench.crasher(series)?.to_owned(), "/crasher.ko".to_owned())];
     crash.run_during(bench, |machine: &Machine<'_>| {
